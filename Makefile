@@ -1,0 +1,47 @@
+# What each target does is in README.md. Each sets itself up; nothing has to be installed by hand.
+.DEFAULT_GOAL := help
+.PHONY: help lab test site bench lint clean
+
+PYTHON ?= python3
+BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
+READY := .venv/.ready
+
+# A neighbour that keeps the other core busy must not slow the spinning threads of ours.
+export OMP_WAIT_POLICY := passive
+export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
+
+help:
+	@echo "make lab     read and run the chapters in JupyterLab"
+	@echo "make test    run the unit tests and every chapter"
+	@echo "make site    build the static site in _build/html/"
+	@echo "make bench   measure the companion beside the libraries that it mirrors"
+	@echo "make lint    check the style, the formatting and the import contracts"
+	@echo "make clean   remove everything that these commands made"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
+	@echo "Setting up .venv (a few minutes, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
+	@touch $@
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir=. book/index.md
+
+test: $(READY)
+	$(BIN)/python -m pytest --cov
+
+site: $(READY)
+	$(BIN)/jupyter-book build . -W -n --keep-going
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv _build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
