@@ -1,0 +1,55 @@
+"""One execution for the tests and for the site.
+
+The tests run every chapter and leave its outputs in a jupyter-cache; the site is built from that cache. Jupyter-cache
+recognises a chapter by its code alone, so the cache's folder is named after everything else that an output depends on:
+the companion, the pinned packages and Python. Change one of them and the folder is another, empty one.
+"""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import jupytext
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from nbformat import NotebookNode
+
+# A progress bar in a cell would leave its last line in the page.
+KERNEL_ENVIRONMENT = {"TQDM_DISABLE": "1"}
+
+
+def read_chapter(path: Path) -> NotebookNode:
+    """The notebook that JupyterLab shows for a chapter."""
+    return jupytext.read(path, fmt={"extension": ".md", "format_name": "myst"})
+
+
+def fingerprint(root: Path) -> str:
+    """A name for what a chapter's outputs depend on besides the chapter."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in [root / "constraints.txt", *sorted((root / "companion").rglob("*"))]:
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cache_folder(root: Path) -> Path:
+    """Where the outputs that go with the present companion are kept."""
+    return root / "_build" / "executed" / fingerprint(root)
+
+
+def store(root: Path, path: Path, notebook: NotebookNode) -> None:
+    """Keep the outputs of an executed chapter for the site."""
+    get_cache(cache_folder(root)).cache_notebook_bundle(CacheBundleIn(notebook, str(path)), overwrite=True)
+
+
+def setup(app):
+    """Let Sphinx read the cache that the tests have filled; what is not in it, Sphinx executes."""
+
+    def use_cache(app, config):
+        os.environ.update(KERNEL_ENVIRONMENT)
+        config.nb_execution_cache_path = str(cache_folder(Path(app.srcdir)))
+
+    app.connect("config-inited", use_cache, priority=0)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
