@@ -1,0 +1,180 @@
+"""One quiet style for every figure of the book, and the few kinds of figure that several chapters draw.
+
+Colours are those of Okabe and Ito, *Color universal design* (2008), which people with any common form of colour
+blindness can tell apart. Lines differ in their dashes too and points in their markers, so that a figure printed in
+grey still reads. Figures keep a white ground of their own and are read in a light and in a dark theme alike.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["COLORS", "DASHES", "MARKERS", "band", "decision_regions", "image_grid", "network", "set_style"]
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Blue, vermilion, green, purple, orange, sky blue, black."""
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)))
+MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+
+
+def set_style() -> None:
+    """Give every figure that follows the book's style; in a notebook, draw them as SVG."""
+    import matplotlib as mpl
+    from cycler import cycler
+
+    mpl.rcParams.update(
+        {
+            "axes.prop_cycle": cycler(color=COLORS, linestyle=DASHES),
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "axes.titlesize": 10,
+            "axes.labelsize": 10,
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 100,
+            "figure.facecolor": "white",
+            "figure.figsize": (6.4, 3.6),
+            "grid.color": "#E4E4E4",
+            "grid.linewidth": 0.6,
+            "image.cmap": "gray",
+            "legend.fontsize": 9,
+            "legend.frameon": False,
+            "lines.linewidth": 1.6,
+            "lines.markersize": 4,
+            "savefig.facecolor": "white",
+            "svg.hashsalt": "companion",
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
+        }
+    )
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg", metadata={"Date": None})
+
+
+def band(
+    ax: "Axes", x: Sequence[int | float] | Tensor, runs: Float[Tensor, "runs points"], label: str | None = None
+) -> None:
+    """Draw several runs as the line of their medians inside the band of their middle half.
+
+    Args:
+        ax: The axes to draw on.
+        x: The horizontal position of each point.
+        runs: One run a row.
+        label: For the legend.
+    """
+    low, middle, high = (
+        runs.double().cpu().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), dim=0).numpy()
+    )
+    (line,) = ax.plot(x, middle, label=label)
+    ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def decision_regions(
+    model: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "points 2"],
+    y: Int[Tensor, " points"],
+    ax: "Axes | None" = None,
+    resolution: int = 150,
+) -> "Axes":
+    """Colour the plane by the class that a model gives to each point, and draw labelled points on it.
+
+    Args:
+        model: Maps points to a score for each class.
+        x: Points of the plane.
+        y: The class of each point.
+        ax: The axes to draw on; the current ones by default.
+        resolution: Grid points along each axis.
+
+    Returns:
+        The axes.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import ListedColormap
+
+    ax = plt.gca() if ax is None else ax
+    low, high = x.min(dim=0).values - 0.3, x.max(dim=0).values + 0.3
+    across, up = (
+        torch.linspace(a, b, resolution, dtype=x.dtype) for a, b in zip(low.tolist(), high.tolist(), strict=True)
+    )
+    grid = torch.cartesian_prod(across, up)  # (resolution², 2)
+    with torch.no_grad():
+        classes = model(grid.to(x.device)).argmax(dim=1).reshape(resolution, resolution).T.cpu().numpy()
+    colours = COLORS[: int(y.max()) + 1]
+    extent = (*across[[0, -1]].tolist(), *up[[0, -1]].tolist())
+    shown = {"cmap": ListedColormap(colours), "vmin": 0, "vmax": max(len(colours) - 1, 1)}
+    ax.imshow(classes, extent=extent, origin="lower", alpha=0.25, aspect="auto", interpolation="nearest", **shown)
+    for label, colour in enumerate(colours):
+        points = x[y == label].cpu().numpy()
+        ax.scatter(*points.T, s=12, color=colour, marker=MARKERS[label], edgecolor="white", linewidth=0.4)
+    ax.set_xlabel("$x_1$")
+    ax.set_ylabel("$x_2$")
+    ax.grid(visible=False)
+    return ax
+
+
+def image_grid(
+    images: Float[Tensor, "count channels height width"], titles: Sequence[str] | None = None, columns: int = 8
+) -> "Figure":
+    """Draw images side by side.
+
+    Args:
+        images: Grey (one channel) or colour (three channels), values from 0 to 1.
+        titles: A line of text above each image.
+        columns: Images in a row.
+
+    Returns:
+        The figure.
+    """
+    import matplotlib.pyplot as plt
+
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * 0.95, rows * (1.2 if titles else 1.0)), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for position, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
+        ax.imshow(image.permute(1, 2, 0).squeeze(-1).cpu().numpy(), vmin=0, vmax=1)
+        if titles:
+            ax.set_title(titles[position], fontsize=7)
+    return figure
+
+
+def network(sizes: Sequence[int], labels: Sequence[str] | None = None, ax: "Axes | None" = None) -> "Axes":
+    """Draw a fully connected network: a column of units for each layer, a line for each weight.
+
+    Args:
+        sizes: Units in each layer, from the input to the output.
+        labels: A line of text under each layer.
+        ax: The axes to draw on; the current ones by default.
+
+    Returns:
+        The axes.
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.gca() if ax is None else ax
+    columns = [[(layer, (size - 1) / 2 - unit) for unit in range(size)] for layer, size in enumerate(sizes)]
+    for left, right in pairwise(columns):
+        for start in left:
+            for end in right:
+                ax.plot(*zip(start, end, strict=True), color="#9A9A9A", linewidth=0.7, linestyle="-", zorder=1)
+    for layer, column in enumerate(columns):
+        colour = COLORS[0] if layer == 0 else COLORS[1] if layer == len(columns) - 1 else "white"
+        ax.scatter(*zip(*column, strict=True), s=260, color=colour, edgecolor="black", linewidth=1.0, zorder=2)
+        if labels:
+            ax.text(layer, -(max(sizes) - 1) / 2 - 0.9, labels[layer], ha="center", va="top", fontsize=9)
+    ax.set_xlim(-0.5, len(sizes) - 0.5)
+    ax.set_ylim(-(max(sizes) - 1) / 2 - (1.7 if labels else 0.6), (max(sizes) - 1) / 2 + 0.6)
+    ax.axis("off")
+    return ax

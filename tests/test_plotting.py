@@ -1,0 +1,85 @@
+import colorsys
+
+import matplotlib as mpl
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from companion import plotting
+
+
+def test_the_style_gives_every_line_its_own_colour_and_dashes(figure):
+    plotting.set_style()
+    ax = figure.add_subplot()
+    lines = [ax.plot([0, 1])[0] for _ in plotting.COLORS]
+    assert [line.get_color() for line in lines] == list(plotting.COLORS)
+    assert len({str(line._dash_pattern) for line in lines}) == len(plotting.COLORS)
+    assert to_rgb(mpl.rcParams["figure.facecolor"]) == (1, 1, 1)
+
+
+def test_colours_differ_for_every_common_form_of_colour_blindness():
+    # Viénot, Brettel and Mollon (1999): linear RGB as a protanope and a deuteranope see it.
+    simulate = {
+        "protanopia": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+        "deuteranopia": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+    }
+    linear = torch.tensor([to_rgb(colour) for colour in plotting.COLORS], dtype=torch.float64) ** 2.2
+    for matrix in simulate.values():
+        seen = (linear @ torch.tensor(matrix, dtype=torch.float64).T).clamp(0) ** (1 / 2.2)
+        assert torch.pdist(seen).min() > 0.09
+    assert len({colorsys.rgb_to_hls(*to_rgb(colour))[0] for colour in plotting.COLORS}) == len(plotting.COLORS)
+
+
+def test_in_a_notebook_figures_are_svg(figure):
+    shell = InteractiveShell.instance()
+    try:
+        plotting.set_style()
+        drawn = {kind for kind, formatter in shell.display_formatter.formatters.items() if Figure in formatter}
+    finally:
+        InteractiveShell.clear_instance()
+    assert "image/svg+xml" in drawn
+    assert "image/png" not in drawn
+
+
+def test_a_band_is_the_median_inside_the_quartiles(figure):
+    ax = figure.add_subplot()
+    runs = torch.tensor([[0.0, 10.0], [1.0, 11.0], [2.0, 12.0], [3.0, 13.0], [4.0, 14.0]])
+    plotting.band(ax, [0, 1], runs, label="five runs")
+    assert ax.lines[0].get_ydata().tolist() == [2.0, 12.0]
+    heights = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (1.0, 13.0)
+    assert ax.lines[0].get_label() == "five runs"
+
+
+def test_decision_regions_colour_the_plane_as_the_model_decides(figure):
+    x = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.8, -0.5]])
+    y = torch.tensor([0, 1, 1])
+    ax = plotting.decision_regions(lambda points: torch.stack([-points[:, 0], points[:, 0]], dim=1), x, y)
+    regions = ax.images[0].get_array()
+    assert regions.shape == (150, 150)
+    left, right, bottom, top = ax.images[0].get_extent()
+    boundary = left + (right - left) * (regions[0] == 0).sum() / 150
+    assert abs(boundary) < 0.02
+    assert (bottom, top) == pytest.approx((-0.8, 0.8))
+    assert [len(points.get_offsets()) for points in ax.collections] == [1, 2]
+
+
+def test_an_image_grid_shows_each_image_once_with_its_title(figure):
+    images = torch.rand(5, 1, 4, 6)
+    shown = plotting.image_grid(images, titles=list("abcde"), columns=3)
+    assert len(shown.axes) == 6
+    assert [len(ax.images) for ax in shown.axes] == [1, 1, 1, 1, 1, 0]
+    assert [ax.get_title() for ax in shown.axes] == ["a", "b", "c", "d", "e", ""]
+    torch.testing.assert_close(torch.from_numpy(shown.axes[4].images[0].get_array().filled()), images[4, 0])
+    assert plotting.image_grid(torch.rand(2, 3, 4, 6)).axes[0].images[0].get_array().shape == (4, 6, 3)
+
+
+def test_a_network_has_a_circle_for_each_unit_and_a_line_for_each_weight(figure):
+    ax = plotting.network([2, 4, 3], labels=["input", "hidden", "output"])
+    assert len(ax.lines) == 2 * 4 + 4 * 3
+    assert sum(len(column.get_offsets()) for column in ax.collections) == 2 + 4 + 3
+    assert [text.get_text() for text in ax.texts] == ["input", "hidden", "output"]
+    assert len(plotting.network([1, 1], ax=plt.figure().add_subplot()).texts) == 0
