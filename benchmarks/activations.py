@@ -1,0 +1,41 @@
+"""Each activation on a hidden layer's output, beside torch.nn.functional's.
+
+PyTorch computes each in one pass over the numbers. An expression in Python makes one pass for each operation in it.
+Its slowest is ``torch.exp`` or ``torch.erfc``: PyTorch for x86 takes those from Intel's MKL, and on an AMD processor
+they alone take twice as long as the forward pass of ``F.sigmoid`` or ``F.gelu``. The aims allow for that.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.measure import Row, forward_backward
+from companion import activations
+
+BATCH, HIDDEN = 256, 1024
+ROWS = [
+    ("relu", {}, 1.5),
+    ("leaky_relu", {}, 2.0),
+    ("sigmoid", {}, 2.6),
+    ("tanh", {}, 1.2),
+    ("softmax", {"dim": 1}, 2.3),
+    ("log_softmax", {"dim": 1}, 2.0),
+    ("gelu", {}, 3.1),
+    ("gelu", {"approximate": "tanh"}, 1.6),
+]
+
+
+def rows() -> Iterator[Row]:
+    """All seven on normal numbers in float32, forward and backward; GELU in both its forms."""
+    torch.empty(31 * 2**18)  # 31 MiB, freed at once: from now on the allocator keeps a freed megabyte, as in training
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(BATCH, HIDDEN, generator=generator).requires_grad_()
+    g = torch.randn(BATCH, HIDDEN, generator=generator)
+    for name, options, aim in ROWS:
+        ours, theirs = (
+            forward_backward(partial(getattr(module, name), x, **options), [x], g) for module in (activations, F)
+        )
+        label = "".join(f", {key}={value}" for key, value in options.items())
+        yield Row(f"{name}{label}, {BATCH} × {HIDDEN}, forward and backward", ours, theirs, aim)

@@ -1,0 +1,469 @@
+"""Layers, losses and initial weights: what a feed-forward network is made of.
+
+Taught in chapter *Layers*. Names and arguments are those of ``torch.nn``, and a state dict moves both ways.
+Reference: Rumelhart, Hinton and Williams, *Learning representations by back-propagating errors*, Nature 323 (1986).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+__all__ = [
+    "MLP",
+    "Linear",
+    "Sequential",
+    "count_parameters",
+    "cross_entropy",
+    "kaiming_normal_",
+    "kaiming_uniform_",
+    "mse_loss",
+    "xavier_normal_",
+    "xavier_uniform_",
+]
+
+
+class Linear(nn.Module):
+    r"""Every output is a weighted sum of all inputs, plus a bias.
+
+    .. math:: y = x W^\top + b
+
+    Interchangeable with :class:`torch.nn.Linear`: the same parameters, and for the same seed the same initial numbers,
+    drawn from :math:`\mathcal U(-1/\sqrt{n}, 1/\sqrt{n})`, where :math:`n` is ``in_features``.
+
+    Args:
+        in_features: Size of the input's last dimension.
+        out_features: Size of the output's last dimension.
+        bias: Whether to add :math:`b`.
+        device: Where the parameters live.
+        dtype: Their float type.
+
+    Attributes:
+        weight: :math:`W`, of shape (out_features, in_features).
+        bias: :math:`b`, of shape (out_features,), or ``None``.
+
+    Raises:
+        ValueError: If a size is less than one.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if min(in_features, out_features) < 1:
+            raise ValueError(f"a layer needs at least one input and one output, got {in_features} and {out_features}")
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the initial weights and biases anew."""
+        kaiming_uniform_(self.weight, a=math.sqrt(5))  # this slope makes the bound 1 / √n
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.in_features)
+            self.bias.uniform_(-bound, bound)
+
+    def forward(self, input: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
+        """The weighted sums, for any number of leading dimensions.
+
+        Args:
+            input: One vector of ``in_features`` numbers for each place in the leading dimensions.
+
+        Returns:
+            One vector of ``out_features`` numbers for each.
+
+        Raises:
+            ValueError: If the last dimension is not ``in_features`` long.
+        """
+        if input.shape[-1:] != (self.in_features,):
+            raise ValueError(
+                f"expected {self.in_features} features in the last dimension, got shape {tuple(input.shape)}: "
+                "put the features last (a batch of images becomes one of vectors by images.flatten(1))"
+            )
+        output = input @ self.weight.T
+        return output if self.bias is None else output + self.bias
+
+    def extra_repr(self) -> str:
+        """The sizes, for ``print(layer)``."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class Sequential(nn.Module):
+    """Modules one after another: each takes what the one before it gives.
+
+    Interchangeable with :class:`torch.nn.Sequential`: parameters are named by place (``"0.weight"``). ``len(model)``,
+    ``model[0]``, ``model[1:]`` and ``for module in model`` work.
+
+    Args:
+        modules: The modules, in order.
+
+    Raises:
+        TypeError: If one of them is not a module.
+    """
+
+    def __init__(self, *modules: nn.Module):
+        super().__init__()
+        for place, module in enumerate(modules):
+            if not isinstance(module, nn.Module):
+                raise TypeError(
+                    f"expected a module at place {place}, got {module!r}: unpack a list with Sequential(*modules), "
+                    "and take a function's module, such as nn.ReLU() for torch.relu"
+                )
+            self.add_module(str(place), module)
+
+    def forward(self, input: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """The last module's output.
+
+        Args:
+            input: Whatever the first module takes.
+        """
+        for module in self:
+            input = module(input)
+        return input
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, place: int | slice) -> nn.Module:
+        modules = list(self)
+        return Sequential(*modules[place]) if isinstance(place, slice) else modules[place]
+
+
+class MLP(nn.Module):
+    r"""A multilayer perceptron: linear layers with a non-linearity between them.
+
+    .. math:: h_0 = x, \qquad h_l = \varphi(h_{l-1} W_l^\top + b_l), \qquad y = h_{L-1} W_L^\top + b_L
+
+    Args:
+        sizes: Length of the input, of each hidden layer, and of the output: ``MLP([784, 256, 10])`` hides one layer.
+        activation: :math:`\varphi`, a function or a module.
+
+    Attributes:
+        layers: The :class:`Linear` layers, one fewer than there are sizes.
+        activation: The activation given.
+
+    Raises:
+        ValueError: If there are fewer than two sizes, or one of them is less than one.
+        TypeError: If the activation is a class, not a function or a module.
+    """
+
+    def __init__(self, sizes: Sequence[int], activation: Callable[[Tensor], Tensor] = torch.relu):
+        super().__init__()
+        if len(sizes) < 2:
+            raise ValueError(f"expected at least two sizes, input and output, as in MLP([784, 256, 10]), got {sizes}")
+        if isinstance(activation, type):
+            raise TypeError(
+                f"expected a function or a module, got a class: write {activation.__name__}(), with brackets"
+            )
+        self.layers = nn.ModuleList(Linear(*shape) for shape in pairwise(sizes))
+        self.activation = activation
+
+    def forward(self, input: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """The output layer's weighted sums; no activation follows them.
+
+        Args:
+            input: One vector of ``sizes[0]`` numbers for each place in the leading dimensions.
+
+        Returns:
+            One vector of ``sizes[-1]`` numbers for each.
+        """
+        *hidden, output = self.layers
+        h = input
+        for layer in hidden:
+            h = self.activation(layer(h))
+        return output(h)
+
+
+def mse_loss(
+    input: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], *, reduction: str = "mean"
+) -> Float[Tensor, "..."]:
+    r"""Squared error, the loss of regression.
+
+    .. math:: \ell_i = (\hat y_i - y_i)^2
+
+    Args:
+        input: Predictions :math:`\hat y`.
+        target: True values :math:`y`, of the same shape and in the same unit.
+        reduction: ``"mean"`` or ``"sum"`` over all elements, or ``"none"``.
+
+    Returns:
+        The mean or the sum, a scalar, or all squared errors; in squared units of ``target``.
+
+    Raises:
+        ValueError: If the shapes differ, or the reduction is unknown. (:func:`torch.nn.functional.mse_loss` only
+            warns when it stretches (n, 1) against (n,) to n × n errors.)
+    """
+    if input.shape != target.shape:
+        raise ValueError(
+            f"expected predictions and targets of one shape, got {tuple(input.shape)} and {tuple(target.shape)}: "
+            "drop a dimension of size one with squeeze(1), or add it with unsqueeze(1)"
+        )
+    return _reduce((input - target).square(), reduction)
+
+
+def cross_entropy(
+    input: Float[Tensor, "..."],
+    target: Int[Tensor, "..."],
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, "..."]:
+    r"""Minus the logarithm of the probability that softmax gives to the true class, the loss of classification.
+
+    For one example with logits :math:`z` and class :math:`y` out of :math:`K`,
+
+    .. math:: \ell = -\sum_k q_k \log \operatorname{softmax}(z)_k = \log \sum_k e^{z_k} - \sum_k q_k z_k,
+              \qquad \frac{\partial \ell}{\partial z_k} = \operatorname{softmax}(z)_k - q_k,
+
+    where :math:`q` is one at the true class and zero elsewhere, or, smoothed by :math:`\varepsilon`, that times
+    :math:`1 - \varepsilon` plus :math:`\varepsilon / K` for every class. Sources: Bridle, *Training stochastic model
+    recognition algorithms as networks can lead to maximum mutual information estimation of parameters*, NIPS 1989;
+    for the smoothing Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, *Rethinking the Inception architecture for computer
+    vision*, CVPR 2016.
+
+    Args:
+        input: Logits: (classes,), (batch, classes) or (batch, classes, ...).
+        target: The true classes, 0 to classes − 1, of type int64, in the shape of ``input`` without the classes.
+        ignore_index: Places with this target have no loss, and the mean does not count them.
+        reduction: ``"mean"`` or ``"sum"`` over the places, or ``"none"``.
+        label_smoothing: :math:`\varepsilon`, from 0 to 1.
+
+    Returns:
+        The mean or the sum, a scalar, or every place's loss; in nats. The mean is ``nan`` if every place is ignored.
+
+    Raises:
+        TypeError: If the targets are not of type int64.
+        ValueError: If the shapes do not fit, a target is not a class, or an option is out of its range.
+    """
+    dim = min(1, input.dim() - 1)  # where the classes are
+    _check_classes(input, target, dim)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must lie between 0 and 1, got {label_smoothing}")
+    ignored = target == ignore_index
+    target = target.masked_fill(ignored, 0)  # any class will do there
+    classes = input.shape[dim]
+    nearest = target.clamp(0, classes - 1)
+    if not torch.equal(target, nearest):
+        raise ValueError(
+            f"expected classes from 0 to {classes - 1}, or ignore_index={ignore_index}, "
+            f"got {target[target != nearest][0]}: number the classes from 0, and have one logit for each"
+        )
+    losses = _CrossEntropy.apply(input, target.unsqueeze(dim), dim, label_smoothing)
+    if not ignored.any():
+        return _reduce(losses, reduction)
+    loss = _reduce(losses.masked_fill(ignored, 0), reduction)
+    counted = (~ignored).to(loss.dtype).mean()  # the fraction of places that have a loss
+    return loss / counted if reduction == "mean" else loss
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """log Σₖ exp zₖ − Σₖ qₖ zₖ along one dimension, and its gradient softmax(z) − q."""
+
+    @staticmethod
+    def forward(ctx, logits, target, dim, smoothing):
+        shifted = logits - logits.amax(dim, keepdim=True)  # the loss stays the same, and no exponential overflows
+        expected = (1 - smoothing) * shifted.gather(dim, target)  # Σₖ qₖ zₖ
+        if smoothing:
+            expected += smoothing * shifted.mean(dim, keepdim=True)
+        exponentials = shifted.exp_()
+        total = exponentials.sum(dim, keepdim=True)  # softmax is exponentials / total
+        ctx.save_for_backward(logits, target, exponentials, total)
+        ctx.dim, ctx.smoothing = dim, smoothing
+        return (total.log() - expected).squeeze(dim)
+
+    @staticmethod
+    def backward(ctx, grad):
+        logits, target, exponentials, total = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: they have to be functions of the logits again
+            exponentials = (logits - logits.amax(ctx.dim, keepdim=True)).exp()
+            total = exponentials.sum(ctx.dim, keepdim=True)
+        grad = grad.unsqueeze(ctx.dim)
+        gradient = exponentials * (grad / total)  # (softmax − q) grad, term by term
+        gradient.scatter_add_(ctx.dim, target, (ctx.smoothing - 1) * grad)
+        if ctx.smoothing:
+            gradient -= ctx.smoothing / logits.shape[ctx.dim] * grad
+        return gradient, None, None, None
+
+
+def _check_classes(input, target, dim):
+    if target.dtype != torch.int64:
+        raise TypeError(
+            f"expected class indices of type torch.int64 as targets, got {target.dtype}: "
+            "convert indices with target.long(), one-hot rows with target.argmax(1)"
+        )
+    if input.dim() == 0 or target.shape != input.shape[:dim] + input.shape[dim + 1 :]:
+        raise ValueError(
+            "expected logits of shape (classes,), (batch, classes) or (batch, classes, ...), and targets of that shape "
+            f"without the classes, got {tuple(input.shape)} and {tuple(target.shape)}"
+        )
+
+
+def _reduce(losses, reduction):
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+@torch.no_grad()
+def kaiming_normal_(
+    tensor: Float[Tensor, "fan_out fan_in *kernel"],
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "fan_out fan_in *kernel"]:
+    r"""Fill a weight from :math:`\mathcal N(0, \sigma^2)` so that signals keep their size from layer to layer.
+
+    .. math:: \sigma = \frac{g}{\sqrt n}
+
+    Here :math:`n` counts the inputs of one output (``"fan_in"``) or the outputs of one input (``"fan_out"``), and the
+    gain :math:`g` makes up for what the non-linearity takes away: :math:`\sqrt 2` for ReLU, which silences half of its
+    inputs. Source: He, Zhang, Ren and Sun, *Delving deep into rectifiers: surpassing human-level performance on
+    ImageNet classification*, ICCV 2015.
+
+    Args:
+        tensor: The weight, (outputs, inputs, ...), filled in place.
+        a: Slope of a leaky ReLU for negative inputs.
+        mode: ``"fan_in"`` keeps the variance of the activations, ``"fan_out"`` that of the gradients.
+        nonlinearity: The non-linearity that follows: linear, sigmoid, tanh, relu, leaky_relu or selu.
+        generator: Source of random numbers; torch's own if there is none.
+
+    Returns:
+        ``tensor`` itself.
+
+    Raises:
+        ValueError: If the weight has fewer than two dimensions or no elements, or a name is unknown.
+    """
+    return tensor.normal_(0, _kaiming_std(tensor, a, mode, nonlinearity), generator=generator)
+
+
+@torch.no_grad()
+def kaiming_uniform_(
+    tensor: Float[Tensor, "fan_out fan_in *kernel"],
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "fan_out fan_in *kernel"]:
+    r"""Fill a weight from a uniform distribution as wide as :func:`kaiming_normal_` makes the normal one.
+
+    .. math:: \mathcal U(-\sqrt 3\,\sigma, \sqrt 3\,\sigma), \qquad \sigma = \frac{g}{\sqrt n}
+
+    Args:
+        tensor: The weight, (outputs, inputs, ...), filled in place.
+        a: Slope of a leaky ReLU for negative inputs.
+        mode: ``"fan_in"`` keeps the variance of the activations, ``"fan_out"`` that of the gradients.
+        nonlinearity: The non-linearity that follows: linear, sigmoid, tanh, relu, leaky_relu or selu.
+        generator: Source of random numbers; torch's own if there is none.
+
+    Returns:
+        ``tensor`` itself.
+
+    Raises:
+        ValueError: If the weight has fewer than two dimensions or no elements, or a name is unknown.
+    """
+    bound = math.sqrt(3) * _kaiming_std(tensor, a, mode, nonlinearity)
+    return tensor.uniform_(-bound, bound, generator=generator)
+
+
+@torch.no_grad()
+def xavier_normal_(
+    tensor: Float[Tensor, "fan_out fan_in *kernel"], gain: float = 1.0, generator: torch.Generator | None = None
+) -> Float[Tensor, "fan_out fan_in *kernel"]:
+    r"""Fill a weight from :math:`\mathcal N(0, \sigma^2)`, a compromise between activations and gradients.
+
+    .. math:: \sigma = g \sqrt{\frac{2}{n_{\text{in}} + n_{\text{out}}}}
+
+    Source: Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural networks*,
+    AISTATS 2010.
+
+    Args:
+        tensor: The weight, (outputs, inputs, ...), filled in place.
+        gain: Factor :math:`g` for the non-linearity that follows, such as 5/3 for tanh.
+        generator: Source of random numbers; torch's own if there is none.
+
+    Returns:
+        ``tensor`` itself.
+
+    Raises:
+        ValueError: If the weight has fewer than two dimensions or no elements.
+    """
+    return tensor.normal_(0, _xavier_std(tensor, gain), generator=generator)
+
+
+@torch.no_grad()
+def xavier_uniform_(
+    tensor: Float[Tensor, "fan_out fan_in *kernel"], gain: float = 1.0, generator: torch.Generator | None = None
+) -> Float[Tensor, "fan_out fan_in *kernel"]:
+    r"""Fill a weight from a uniform distribution as wide as :func:`xavier_normal_` makes the normal one.
+
+    .. math:: \mathcal U(-\sqrt 3\,\sigma, \sqrt 3\,\sigma),
+              \qquad \sigma = g \sqrt{\frac{2}{n_{\text{in}} + n_{\text{out}}}}
+
+    Args:
+        tensor: The weight, (outputs, inputs, ...), filled in place.
+        gain: Factor for the non-linearity that follows, such as 5/3 for tanh.
+        generator: Source of random numbers; torch's own if there is none.
+
+    Returns:
+        ``tensor`` itself.
+
+    Raises:
+        ValueError: If the weight has fewer than two dimensions or no elements.
+    """
+    bound = math.sqrt(3) * _xavier_std(tensor, gain)
+    return tensor.uniform_(-bound, bound, generator=generator)
+
+
+def _kaiming_std(weight, a, mode, nonlinearity):
+    gains = {"linear": 1, "sigmoid": 1, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
+    gains["leaky_relu"] = math.sqrt(2 / (1 + a**2))
+    if nonlinearity not in gains:
+        raise ValueError(f"nonlinearity must be one of {', '.join(gains)}, got {nonlinearity!r}")
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
+    fan_in, fan_out = _fans(weight)
+    return gains[nonlinearity] / math.sqrt(fan_in if mode == "fan_in" else fan_out)
+
+
+def _xavier_std(weight, gain):
+    return gain * math.sqrt(2 / sum(_fans(weight)))
+
+
+def _fans(weight):
+    if weight.dim() < 2 or weight.numel() == 0:
+        raise ValueError(
+            f"expected a weight of shape (outputs, inputs, ...) with at least one element, got {tuple(weight.shape)}: "
+            "a bias has no inputs to count, start it at zero"
+        )
+    kernel = weight[0, 0].numel()  # 1 for a matrix, 25 for a 5 × 5 convolution
+    return weight.shape[1] * kernel, weight.shape[0] * kernel
+
+
+def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
+    """How many numbers a module learns.
+
+    Args:
+        module: Any module.
+        trainable_only: Leave out frozen parameters, those with ``requires_grad=False``.
+
+    Returns:
+        The number of elements of all parameters; a parameter that several layers share counts once.
+    """
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)

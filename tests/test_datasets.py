@@ -1,0 +1,702 @@
+import contextlib
+import gzip
+import hashlib
+import json
+import runpy
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pooch
+import pytest
+import requests
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images, make_moons
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from companion import datasets
+from companion.datasets import (
+    FASHION_MNIST_CLASSES,
+    blobs,
+    cache_folder,
+    digits,
+    download,
+    fashion_mnist,
+    moons,
+    photographs,
+    read_idx,
+    spirals,
+)
+
+SCRIPT = Path(datasets.__file__).parent / "data" / "write_fashion_mnist.py"
+DEBIAN = datasets._DEBIAN_FOLDER
+needs_debian = pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+generated = pytest.mark.parametrize("make", [moons, spirals, blobs])
+
+
+@pytest.fixture
+def float64_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def bytes_of(x):
+    """Each image as one hashable object."""
+    return [image.tobytes() for image in (x * 255).round().byte().numpy()]
+
+
+# Generated sets
+
+
+@generated
+def test_generated_sets_are_float32_points_with_int64_labels(make):
+    x, y = make(n=31)
+    assert x.shape == (31, 2)
+    assert y.shape == (31,)
+    assert x.dtype == torch.float32
+    assert y.dtype == torch.int64
+
+
+@generated
+def test_the_same_seed_gives_the_same_points_and_another_seed_others(make):
+    assert torch.equal(make(seed=3).x, make(seed=3).x)
+    assert not torch.equal(make(seed=3).x, make(seed=4).x)
+
+
+@generated
+def test_generated_sets_neither_read_nor_change_torchs_global_state(make, float64_default):
+    state = torch.random.get_rng_state()
+    with torch.device("meta"):
+        x, y = make()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(x, make().x)
+    assert torch.equal(y, make().y)
+
+
+@pytest.mark.parametrize(
+    ("make", "recorded"),
+    [
+        (moons, [[-0.039347, 0.828558], [1.695399, -0.212981], [0.898277, 0.127623]]),
+        (spirals, [[0.639588, 0.217611], [0.34193, -0.816073], [-0.325339, 0.017208]]),
+        (blobs, [[0.925372, -0.3696], [-0.312299, 0.499087], [-0.686966, -0.930899]]),
+    ],
+)
+def test_generated_points_are_those_that_were_recorded(make, recorded):
+    torch.testing.assert_close(make().x[:3], torch.tensor(recorded), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("make", "classes"), [(moons, 2), (spirals, 2), (blobs, 3)])
+def test_classes_take_turns_so_that_every_stretch_is_balanced(make, classes):
+    y = make(n=100).y
+    assert torch.equal(y, torch.tensor([i % classes for i in range(100)]))
+    for start, stop in [(0, 100), (0, 7), (13, 64)]:
+        counts = y[start:stop].bincount(minlength=classes)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_moons_without_noise_lie_on_scikit_learns_moons():
+    x, y = moons(n=400, noise=0.0, seed=1)
+    judge_x, judge_y = make_moons(20_000, noise=None)
+    for label in (0, 1):
+        distance = torch.cdist(x[y == label].double(), torch.from_numpy(judge_x[judge_y == label]))
+        assert distance.min(dim=1).values.max() < 1e-3  # each point is on the curve,
+        assert distance.min(dim=0).values.max() < 0.2  # and no part of the curve is without points
+
+
+@pytest.mark.parametrize(("classes", "turns"), [(1, 0.5), (2, 1.5), (3, -1.0), (5, 0.0)])
+def test_spirals_without_noise_solve_the_equation_of_their_arm(classes, turns):
+    x, y = spirals(n=1000, classes=classes, turns=turns, noise=0.0)
+    x = x.double()
+    radius = x.norm(dim=1)
+    arm = classes * (torch.atan2(x[:, 1], x[:, 0]) / torch.pi / 2 - turns * radius)  # y, up to a multiple of classes
+    miss = (arm - y + classes / 2) % classes - classes / 2
+    assert miss.abs().max() < 1e-5
+    assert radius.min() > 0.1 - 1e-6
+    assert radius.max() < 1 + 1e-6
+    quantiles = radius.square().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
+    torch.testing.assert_close(quantiles, 0.01 + 0.99 * torch.tensor([0.25, 0.5, 0.75]).double(), rtol=0, atol=0.06)
+
+
+def test_spirals_defeat_a_line_but_not_a_curve():
+    train, test = spirals(n=400), spirals(n=400, seed=1)
+    assert LogisticRegression().fit(*train).score(*test) < 0.75
+    assert KNeighborsClassifier(1).fit(*train).score(*test) > 0.97
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 7])
+def test_blobs_have_their_centres_on_the_unit_circle_and_the_given_spread(classes):
+    x, y = blobs(n=4000 * classes, classes=classes, noise=0.5)
+    for label in range(classes):
+        cloud = x[y == label].double()
+        centre = torch.tensor([np.cos(2 * np.pi * label / classes), np.sin(2 * np.pi * label / classes)])
+        torch.testing.assert_close(cloud.mean(dim=0), centre, rtol=0, atol=0.04)
+        torch.testing.assert_close(cloud.T.cov(), 0.25 * torch.eye(2, dtype=torch.float64), rtol=0, atol=0.03)
+
+
+@generated
+def test_noise_is_the_standard_deviation_of_each_coordinate(make):
+    noise = make(n=20_000, noise=0.2).x.double() - make(n=20_000, noise=0.0).x.double()
+    torch.testing.assert_close(noise.T.cov(), 0.04 * torch.eye(2, dtype=torch.float64), rtol=0, atol=2e-3)
+
+
+def test_one_point_for_each_class_is_enough():
+    assert moons(n=2).y.tolist() == [0, 1]
+    assert spirals(n=1, classes=1).x.shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "words"),
+    [
+        (moons, {"n": 1}, "n must be at least 2, one point for each class, got 1"),
+        (spirals, {"n": 4, "classes": 5}, "n must be at least 5, one point for each class, got 4"),
+        (blobs, {"n": 0}, "n must be at least 3, one point for each class, got 0"),
+        (spirals, {"classes": 0}, "classes must be at least 1, got 0"),
+        (blobs, {"classes": -2}, "classes must be at least 1, got -2"),
+        (moons, {"noise": -0.1}, "noise is a standard deviation: it must be finite and not negative, got -0.1"),
+        (spirals, {"noise": float("nan")}, "finite and not negative, got nan"),
+        (blobs, {"noise": float("inf")}, "finite and not negative, got inf"),
+        (spirals, {"turns": float("nan")}, "turns must be a finite number, such as 1.5, got nan"),
+    ],
+)
+def test_generated_sets_refuse_what_makes_no_sense(make, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        make(**arguments)
+
+
+# Digits and photographs
+
+
+def test_digits_are_float32_images_from_0_to_1_with_int64_labels(float64_default):
+    for (x, y), examples in zip(digits(), (1085, 357, 355), strict=True):
+        assert x.shape == (examples, 1, 8, 8)
+        assert y.shape == (examples,)
+        assert x.dtype == torch.float32
+        assert y.dtype == torch.int64
+        assert (x.min(), x.max()) == (0, 1)
+
+
+def test_digits_are_all_of_scikit_learns_each_in_one_part():
+    judge = load_digits()
+    x = torch.cat([part.x for part in digits()]).flatten(1).numpy() * 16
+    y = torch.cat([part.y for part in digits()]).numpy()
+    ours = {(image.tobytes(), label) for image, label in zip(x.astype(np.uint8), y, strict=True)}
+    theirs = {(image.tobytes(), label) for image, label in zip(judge.data.astype(np.uint8), judge.target, strict=True)}
+    assert len(theirs) == 1797  # no two are the same, so the parts of a set that has them all once are disjoint
+    assert len(x) == 1797
+    assert ours == theirs
+
+
+def test_of_five_images_of_a_digit_three_are_for_training_one_for_validation_and_one_for_the_test():
+    judge = load_digits()
+    seen, chosen = [0] * 10, ([], [], [])
+    for i, label in enumerate(judge.target):
+        chosen[(0, 0, 0, 1, 2)[seen[label] % 5]].append(i)
+        seen[label] += 1
+    for part, indices in zip(digits(), chosen, strict=True):
+        assert part.y.tolist() == judge.target[indices].tolist()
+        assert torch.equal(part.x.flatten(1) * 16, torch.from_numpy(judge.data[indices]).float())
+    for part in digits()[1:]:
+        counts = part.y.bincount()
+        assert counts.max() - counts.min() <= 2
+
+
+def test_digits_of_strangers_are_harder_than_the_split_shows():
+    known = digits()
+    judge = LogisticRegression(max_iter=200)
+    same_writers = judge.fit(known.train.x.flatten(1), known.train.y).score(known.test.x.flatten(1), known.test.y)
+    x, y = load_digits(return_X_y=True)
+    other_writers = judge.fit(x[:1157] / 16, y[:1157]).score(x[1157:] / 16, y[1157:])
+    assert same_writers - other_writers > 0.02
+
+
+def test_photographs_are_what_pillow_reads(float64_default):
+    pictures = photographs()
+    assert list(pictures) == ["china", "flower"]
+    for name, path in zip(pictures, sorted(load_sample_images().filenames), strict=True):
+        picture = pictures[name]
+        assert picture.shape == (3, 427, 640)
+        assert picture.dtype == torch.float32
+        assert picture.is_contiguous()
+        judge = np.asarray(
+            Image.open(Path(load_sample_images.__code__.co_filename).parent / "images" / Path(path).name)
+        )
+        torch.testing.assert_close(picture, torch.tensor(judge.transpose(2, 0, 1) / 255).float(), rtol=0, atol=2 / 255)
+
+
+# Fashion-MNIST
+
+
+def test_default_fashion_mnist_is_balanced_float32_images_from_0_to_1(float64_default):
+    for (x, y), of_each_class in zip(fashion_mnist(), (1000, 200, 200), strict=True):
+        assert x.shape == (10 * of_each_class, 1, 28, 28)
+        assert x.dtype == torch.float32
+        assert y.dtype == torch.int64
+        assert (x.min(), x.max()) == (0, 1)
+        assert y.bincount().tolist() == [of_each_class] * 10
+    assert len(set(FASHION_MNIST_CLASSES)) == 10
+
+
+def test_no_image_is_twice_in_default_fashion_mnist():
+    assert len({image for x, _ in fashion_mnist() for image in bytes_of(x)}) == 14_000
+
+
+def test_default_fashion_mnist_is_what_was_recorded():
+    found = [hashlib.sha256((x * 255).round().byte().numpy().tobytes() + bytes(y.tolist())) for x, y in fashion_mnist()]
+    assert [h.hexdigest()[:16] for h in found] == ["73194a0c06a93dea", "737668dfdd448b20", "8e8b02fc2db0ff9e"]
+
+
+def test_the_stored_file_is_small_and_carries_its_licence():
+    path = SCRIPT.with_name("fashion_mnist.npz")
+    assert path.stat().st_size < 8e6
+    licence = str(np.load(path, allow_pickle=False)["licence"])
+    assert "Copyright © 2017 Zalando SE" in licence
+    assert "shall be included in all copies" in licence
+
+
+def test_folder_is_refused_without_full(tmp_path):
+    with pytest.raises(ValueError, match="pass full=True with folder="):
+        fashion_mnist(folder=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def real():
+    return fashion_mnist(full=True, folder=DEBIAN)
+
+
+@needs_debian
+def test_full_fashion_mnist_is_balanced_and_has_no_image_twice(real):
+    assert [len(part.y) for part in real] == [55_000, 5_000, 10_000]
+    for x, y in real:
+        assert x.shape == (len(y), 1, 28, 28)
+        assert (x.min(), x.max()) == (0, 1)
+        assert y.bincount().tolist() == [len(y) // 10] * 10
+    assert len({image for x, _ in real for image in bytes_of(x)}) == 70_000
+
+
+@needs_debian
+def test_each_default_part_is_the_first_images_of_each_class_of_its_full_part(real):
+    for part, default in zip(real, fashion_mnist(), strict=True):
+        for label in range(10):
+            first = default.x[default.y == label]
+            assert torch.equal(first, part.x[part.y == label][: len(first)])
+
+
+@needs_debian
+def test_the_script_writes_the_stored_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--target", str(tmp_path / "again.npz")])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    again, stored = np.load(tmp_path / "again.npz"), np.load(SCRIPT.with_name("fashion_mnist.npz"))
+    assert again.files == stored.files
+    for name in stored.files:
+        assert again[name].dtype == stored[name].dtype
+        np.testing.assert_array_equal(again[name], stored[name])
+
+
+def idx(array):
+    return b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def publish(folder, monkeypatch, train, test):
+    """Four small files with the published names, of images that hold their own index; the labels are returned."""
+    folder.mkdir()
+    files, labels = {}, []
+    g = np.random.default_rng(0)
+    for name, n in [("train", train), ("t10k", test)]:
+        x = np.zeros((n, 28, 28), np.uint8)
+        x[:, 0, :3] = np.arange(n)[:, None] // [65536, 256, 1] % 256
+        labels.append(g.permutation(np.arange(n, dtype=np.uint8) % 10))
+        for kind, array in [("images-idx3", x), ("labels-idx1", labels[-1])]:
+            packed = gzip.compress(idx(array), 1, mtime=0)
+            (folder / f"{name}-{kind}-ubyte.gz").write_bytes(packed)
+            hashes = hashlib.sha256(packed).hexdigest(), hashlib.sha256(idx(array)).hexdigest()
+            files[f"{name}-{kind}-ubyte.gz"] = hashes
+    monkeypatch.setattr(datasets, "_FASHION_MNIST_FILES", files)
+    monkeypatch.setattr(datasets, "_DEBIAN_FOLDER", folder.parent / "not-installed")
+    monkeypatch.setenv("COMPANION_DATA", str(folder.parent / "cache"))
+    return labels
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    publish(tmp_path / "published", monkeypatch, train=30, test=10)
+    return tmp_path / "published"
+
+
+def indices_of(x):
+    return ((x[:, 0, 0, :3] * 255).round().long() @ torch.tensor([65536, 256, 1])).tolist()
+
+
+def test_the_parts_are_cut_at_5500_of_each_class_and_the_script_takes_the_first_of_each(tmp_path, monkeypatch):
+    train_y, test_y = publish(tmp_path / "published", monkeypatch, train=60_000, test=10_000)
+    of_class = [np.flatnonzero(train_y == label).tolist() for label in range(10)]
+    test_of_class = [np.flatnonzero(test_y == label).tolist() for label in range(10)]
+
+    full = fashion_mnist(full=True, folder=tmp_path / "published")
+    assert indices_of(full.train.x) == sorted(i for indices in of_class for i in indices[:5500])
+    assert indices_of(full.validation.x) == sorted(i for indices in of_class for i in indices[5500:])
+    assert indices_of(full.test.x) == list(range(10_000))
+    assert full.validation.y.tolist() == train_y[indices_of(full.validation.x)].tolist()
+
+    arguments = ["--folder", str(tmp_path / "published"), "--target", str(tmp_path / "default.npz")]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    stored = np.load(tmp_path / "default.npz", allow_pickle=False)
+    for part, source, start, stop in [
+        ("train", of_class, 0, 1000),
+        ("validation", of_class, 5500, 5700),
+        ("test", test_of_class, 0, 200),
+    ]:
+        expected = sorted(i for indices in source for i in indices[start:stop])
+        assert indices_of(torch.from_numpy(stored[f"{part}_x"])[:, None] / 255) == expected
+        assert stored[f"{part}_y"].tolist() == (test_y if part == "test" else train_y)[expected].tolist()
+
+
+def test_a_given_folder_comes_before_debians(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "_DEBIAN_FOLDER", small)
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        fashion_mnist(full=True, folder=tmp_path / "elsewhere")
+
+
+def test_debians_folder_comes_before_a_download(small, monkeypatch):
+    monkeypatch.setattr(datasets, "_DEBIAN_FOLDER", small)
+    monkeypatch.setattr(datasets, "download", None)
+    assert indices_of(fashion_mnist(full=True).test.x) == list(range(10))
+
+
+def test_files_with_another_gzip_header_are_as_good(small):
+    for path in small.iterdir():
+        content = gzip.decompress(path.read_bytes())
+        with path.open("wb") as raw, gzip.GzipFile(path.stem, "wb", fileobj=raw, mtime=1_500_000_000) as file:
+            file.write(content)
+    assert len(fashion_mnist(full=True, folder=str(small)).train.y) == 30
+
+
+def test_a_missing_file_is_named(small):
+    (small / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"t10k-labels-idx1-ubyte.gz is not there: folder must hold train-images"
+    ):
+        fashion_mnist(full=True, folder=small)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda packed: packed[:-100], "is damaged .*: delete it and fetch it again"),
+        (lambda packed: b"<html>" + packed, "is damaged .*: delete it and fetch it again"),
+        (lambda packed: packed[:50] + b"\xff" * 20 + packed[70:], "is damaged .*: delete it and fetch it again"),
+        (lambda _: b"", "does not hold what was published under that name"),
+        (
+            lambda _: gzip.compress(b"MNIST"),
+            "does not hold .* which other data sets use too: .*SHA-256.*or pass another folder",
+        ),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_refused(small, damage, words):
+    path = small / "train-labels-idx1-ubyte.gz"
+    path.write_bytes(damage((small / "train-images-idx3-ubyte.gz").read_bytes()))
+    with pytest.raises(ValueError, match=f"train-labels-idx1-ubyte.gz {words}"):
+        fashion_mnist(full=True, folder=small)
+
+
+# IDX files
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (7,), (2, 3), (3, 0, 2), (2, 3, 4, 5)])
+def test_an_idx_file_is_read_back_as_it_was_written(shape):
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    found = read_idx(idx(np.asarray(array)))
+    assert found.dtype == torch.uint8
+    assert found.shape == shape
+    np.testing.assert_array_equal(found.numpy(), array)
+
+
+def test_sizes_of_more_than_one_byte_are_read():
+    assert read_idx(b"\0\0\x08\x02" + bytes([0, 0, 1, 2]) + bytes([0, 0, 0, 2]) + bytes(516)).shape == (258, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "images is no IDX file: it must open with 00 00, got nothing$"),
+        (b"\0\0\x08", "must open with 00 00, got 00 00 08$"),
+        (b"\0\1\x08\x01\0\0\0\0", "must open with 00 00, got 00 01 08 01$"),
+        (gzip.compress(b""), "got 1f 8b 08 00: decompress it first"),
+        (b"\0\0\x0d\x01\0\0\0\0", "images is an IDX file of type 13: only type 8, unsigned bytes, can be read"),
+        (b"\0\0\x08\x02\0\0\0\2", "images must have 12 bytes of header .* got 8 in all: it was cut off or changed"),
+        (b"\0\0\x08\x01\0\0\0\3ab", r"8 bytes of header and 3 of values, for the shape \[3\], got 10 in all"),
+        (b"\0\0\x08\x01\0\0\0\3abcd", r"8 bytes of header and 3 of values, for the shape \[3\], got 12 in all"),
+    ],
+)
+def test_what_is_no_whole_idx_file_is_refused(content, words):
+    with pytest.raises(ValueError, match=words):
+        read_idx(content, "images")
+
+
+# Downloads, from a server on this machine
+
+CONTENT = np.random.default_rng(0).bytes(200_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves its ``content``, well or badly: the first part of the path says how. ``done`` ends the slow ones."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            how, name = self.path.strip("/").split("/", 1)
+            content = server.content.get(name, CONTENT)
+            server.asked.append(self.path)
+            if how == "mute":
+                server.done.wait(8)
+            elif how == "gone":
+                self.send_error(404)
+            else:
+                self.send_response(200)
+                if how == "packed" and "gzip" in self.headers["Accept-Encoding"]:
+                    content = gzip.compress(content)
+                    self.send_header("Content-Encoding", "gzip")
+                if how != "unmeasured":
+                    self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                getattr(self, how)(content)
+
+        def good(self, content):
+            half = len(content) // 2
+            self.wfile.write(content[:half])
+            self.wfile.flush()
+            for _ in range(200 if half > 2**16 else 0):  # until a part of it has been written,
+                sizes = {path.name: path.stat().st_size for path in (tmp_path / "cache").iterdir()}
+                server.named_early = "file" in sizes  # under whatever name
+                if max(sizes.values(), default=0) > 0 or server.done.wait(0.01):
+                    break
+            self.wfile.write(content[half:])
+
+        def unmeasured(self, content):
+            self.wfile.write(content)
+
+        packed = unmeasured
+
+        def cut(self, content):
+            self.wfile.write(content[: len(content) // 2])
+
+        def wrong(self, content):
+            self.wfile.write(content[:-1] + bytes([content[-1] ^ 1]))
+
+        def silent(self, content):
+            self.cut(content)
+            self.wfile.flush()
+            server.done.wait(8)
+
+        def slow(self, content):
+            for byte in content[:400]:
+                if server.done.wait(0.02):
+                    break
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+
+        def log_message(self, *_):
+            pass
+
+        def handle(self):
+            with contextlib.suppress(ConnectionError):  # whoever asked has given up
+                super().handle()
+
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.setenv("COMPANION_DATA", str(tmp_path / "cache"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.content, server.asked, server.done = {}, [], threading.Event()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.done.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def refused():
+    """An address at which nobody answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return f"http://127.0.0.1:{port}/file"
+
+
+def files_in(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_download_arrives_whole_and_gets_its_name_last(server):
+    path = download("file", [f"{server.url}/good/file"], SHA256)
+    assert path == cache_folder() / "file"
+    assert path.read_bytes() == CONTENT
+    assert not server.named_early
+    assert files_in(cache_folder()) == ["file"]
+
+
+def test_a_download_may_have_no_stated_length_and_a_name_with_folders(server):
+    path = download("a/b/file", [f"{server.url}/unmeasured/file"], SHA256)
+    assert path == cache_folder() / "a" / "b" / "file"
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_download_is_not_packed_on_its_way(server):
+    assert download("file", [f"{server.url}/packed/file"], SHA256).read_bytes() == CONTENT
+
+
+def test_what_is_in_the_cache_is_not_downloaded_again(server, refused):
+    download("file", [f"{server.url}/good/file"], SHA256)
+    download("file", [f"{server.url}/good/file"], SHA256)
+    download("file", [refused], SHA256)
+    assert server.asked == ["/good/file"]
+
+
+def test_what_is_damaged_in_the_cache_is_replaced(server):
+    cache_folder().mkdir()
+    (cache_folder() / "file").write_bytes(CONTENT[:1000])
+    assert download("file", [f"{server.url}/good/file"], SHA256).read_bytes() == CONTENT
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+def test_everybody_may_read_a_downloaded_file(server):
+    assert download("file", [f"{server.url}/good/file"], SHA256).stat().st_mode & 0o777 == 0o644
+
+
+BAD = {  # what a server does: what the error says of it, and the patience with it in seconds
+    "gone": ("404", 20.0),
+    "cut": ("IncompleteRead", 20.0),
+    "wrong": ("hash of downloaded file", 20.0),
+    "silent": ("[Tt]imed out", 0.3),
+    "mute": ("[Tt]imed out", 0.3),
+    "slow": ("slower than 10 kB a second", 1.0),
+    "refused": ("[Rr]efused", 20.0),
+}
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_after_a_bad_server_the_next_is_tried_soon(server, refused, how):
+    bad = refused if how == "refused" else f"{server.url}/{how}/file"
+    good = [f"{server.url}/good/file"] * 3  # a busy machine may keep us waiting, too
+    start = time.monotonic()
+    path = download("file", [bad, *good], SHA256, timeout=BAD[how][1])
+    assert time.monotonic() - start < 6
+    assert path.read_bytes() == CONTENT
+    assert files_in(cache_folder()) == ["file"]
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_when_all_servers_are_bad_the_error_says_why_and_nothing_stays_behind(server, refused, how):
+    bad = refused if how == "refused" else f"{server.url}/{how}/file"
+    reason, patience = BAD[how]
+    words = f"could not download file:\n- {bad}: .*{reason}.*\n- {refused}: .*[Rr]efused.*\nGo online and try again"
+    with pytest.raises(ConnectionError, match=words) as error:
+        download("file", [bad, refused], SHA256, timeout=patience, advice="Or draw it yourself.")
+    assert f"put a copy of the file at {cache_folder() / 'file'} (the environment variable" in str(error.value)
+    assert str(error.value).endswith("Or draw it yourself.")
+    assert files_in(cache_folder()) == []
+
+
+def test_an_interrupted_download_leaves_nothing_behind(server, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(requests, "get", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        download("file", [f"{server.url}/good/file"], SHA256)
+    assert files_in(cache_folder()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
+    (tmp_path / "occupied").write_text("a file, not a folder")
+    monkeypatch.setenv("COMPANION_DATA", str(tmp_path / "occupied"))
+    with pytest.raises(ConnectionError, match=r"occupied(.|\n)*COMPANION_DATA chooses another folder\)\.$"):
+        download("file", [f"{server.url}/good/file"], SHA256)
+
+
+def test_the_progress_bar_shows_name_and_size_and_can_be_left_out(server, capsys):
+    download("file", [f"{server.url}/good/file"], SHA256)
+    shown = capsys.readouterr().err
+    assert "file: 100%" in shown
+    assert "200k/200k" in shown
+    download("other", [f"{server.url}/good/other"], SHA256, progress=False)
+    assert "100%" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("urls", ["http://127.0.0.1/file", []])
+def test_addresses_must_be_a_list(urls):
+    with pytest.raises(ValueError, match="urls must be a list of at least one address, got"):
+        download("file", urls, SHA256)
+
+
+@pytest.mark.parametrize("sha256", ["", "md5:" + "0" * 32, SHA256[1:], SHA256.upper(), SHA256 + "\n"])
+def test_a_download_without_a_sha256_is_refused(sha256):
+    with pytest.raises(ValueError, match="sha256 must be 64 hexadecimal digits in lower case, got"):
+        download("file", ["http://127.0.0.1/file"], sha256)
+
+
+def test_the_cache_folder_is_pooches_unless_the_environment_says_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for value, folder in [
+        (str(tmp_path / "data"), tmp_path / "data"),
+        ("~/data", tmp_path / "data"),
+        ("", pooch.os_cache("deep-learning-companion")),
+    ]:
+        monkeypatch.setenv("COMPANION_DATA", value)
+        assert cache_folder() == folder
+    monkeypatch.delenv("COMPANION_DATA")
+    assert cache_folder() == pooch.os_cache("deep-learning-companion")
+
+
+def test_fashion_mnist_downloads_what_is_nowhere_and_only_once(small, server, monkeypatch):
+    server.content = {path.name: path.read_bytes() for path in small.iterdir()}
+    monkeypatch.setattr(datasets, "_FASHION_MNIST_MIRRORS", (f"{server.url}/gone/", f"{server.url}/good/"))
+    first, second = fashion_mnist(full=True), fashion_mnist(full=True)
+    assert indices_of(first.train.x) == indices_of(second.train.x) == list(range(30))
+    assert [asked for asked in server.asked if "good" in asked] == [
+        f"/good/{name}" for name in datasets._FASHION_MNIST_FILES
+    ]
+    assert files_in(cache_folder() / "fashion-mnist") == sorted(datasets._FASHION_MNIST_FILES)
+
+
+def test_fashion_mnist_offline_names_the_ways_out(small, refused, monkeypatch):
+    monkeypatch.setattr(datasets, "_FASHION_MNIST_MIRRORS", (refused,))
+    with pytest.raises(ConnectionError) as error:
+        fashion_mnist(full=True)
+    for way_out in [
+        "Go online and try again",
+        f"put a copy of the file at {cache_folder() / 'fashion-mnist' / 'train-images-idx3-ubyte.gz'}",
+        "COMPANION_DATA",
+        "install Debian's package dataset-fashion-mnist",
+        "pass folder=",
+        "leave full=False",
+    ]:
+        assert way_out in str(error.value)
+
+
+def test_an_incomplete_debian_folder_is_not_used(small, refused, monkeypatch):
+    (small / "t10k-labels-idx1-ubyte.gz").unlink()
+    monkeypatch.setattr(datasets, "_DEBIAN_FOLDER", small)
+    monkeypatch.setattr(datasets, "_FASHION_MNIST_MIRRORS", (refused,))
+    with pytest.raises(ConnectionError):
+        fashion_mnist(full=True)
+
+
+def test_importing_the_module_imports_nothing_heavy():
+    code = "import json, sys, companion.datasets; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    assert {"sklearn", "pooch", "requests", "PIL", "matplotlib"}.isdisjoint(loaded)
