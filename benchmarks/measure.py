@@ -21,7 +21,7 @@ class Row:
     name: str  # such as "Linear 784 → 256, batch 128, forward and backward"
     ours: Callable[[], object]
     theirs: Callable[[], object]
-    aim: float  # the ratio ours / theirs that is to be reached; lower is better
+    aim: float | None  # the ratio ours / theirs to be reached; lower is better; None where it is only to be known
     threads: tuple[int, ...] = (1, 2)  # measured with so many; (1,) where their number plays no part
 
 

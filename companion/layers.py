@@ -253,9 +253,12 @@ def cross_entropy(
     _check_classes(input, target, dim)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie between 0 and 1, got {label_smoothing}")
+    classes = input.shape[dim]
+    lowest, highest = (int(end) for end in target.aminmax()) if target.numel() else (0, 0)
+    if lowest >= 0 and highest < classes and not lowest <= ignore_index <= highest:  # there is nothing to ignore
+        return _reduce(_CrossEntropy.apply(input, target.unsqueeze(dim), dim, label_smoothing), reduction)
     ignored = target == ignore_index
     target = target.masked_fill(ignored, 0)  # any class will do there
-    classes = input.shape[dim]
     nearest = target.clamp(0, classes - 1)
     if not torch.equal(target, nearest):
         raise ValueError(
@@ -263,8 +266,6 @@ def cross_entropy(
             f"got {target[target != nearest][0]}: number the classes from 0, and have one logit for each"
         )
     losses = _CrossEntropy.apply(input, target.unsqueeze(dim), dim, label_smoothing)
-    if not ignored.any():
-        return _reduce(losses, reduction)
     loss = _reduce(losses.masked_fill(ignored, 0), reduction)
     counted = (~ignored).to(loss.dtype).mean()  # the fraction of places that have a loss
     return loss / counted if reduction == "mean" else loss
@@ -279,7 +280,9 @@ class _CrossEntropy(torch.autograd.Function):
         expected = (1 - smoothing) * shifted.gather(dim, target)  # Σₖ qₖ zₖ
         if smoothing:
             expected += smoothing * shifted.mean(dim, keepdim=True)
-        exponentials = shifted.exp_()
+        exponentials = shifted.mul_(
+            math.log2(math.e)
+        ).exp2_()  # eˣ is 2 to the power x log₂ e, and powers of 2 are fast
         total = exponentials.sum(dim, keepdim=True)  # softmax is exponentials / total
         ctx.save_for_backward(logits, target, exponentials, total)
         ctx.dim, ctx.smoothing = dim, smoothing
