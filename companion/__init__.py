@@ -1,3 +1,9 @@
-"""The companion package of the textbook *Deep Learning and Neural Networks*."""
+"""The companion package of the textbook *Deep Learning and Neural Networks*.
 
+One module for each chapter that builds something, and a ground floor of data sets, training loop and figures.
+"""
+
+from companion import activations, datasets, display, layers, plotting, training
+
+__all__ = ["activations", "datasets", "display", "layers", "plotting", "training"]
 __version__ = "0.1.0"

@@ -5,9 +5,15 @@ blindness can tell apart. Lines differ in their dashes too and points in their m
 grey still reads. Figures keep a white ground of their own and are read in a light and in a dark theme alike.
 """
 
+import base64
+import hashlib
+import html
+import io
+import json
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from string import Template
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,10 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from IPython.display import HTML
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "DASHES", "MARKERS", "band", "decision_regions", "image_grid", "network", "set_style"]
+__all__ = ["COLORS", "DASHES", "MARKERS", "band", "decision_regions", "image_grid", "network", "player", "set_style"]
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Blue, vermilion, green, purple, orange, sky blue, black."""
@@ -178,3 +185,80 @@ def network(sizes: Sequence[int], labels: Sequence[str] | None = None, ax: "Axes
     ax.set_ylim(-(max(sizes) - 1) / 2 - (1.7 if labels else 0.6), (max(sizes) - 1) / 2 + 0.6)
     ax.axis("off")
     return ax
+
+
+_PLAYER = Template("""<div id="$id" style="max-width: 100%">
+<img alt="$alt" src="$last" style="max-width: 100%">
+<div style="display: flex; gap: 1em; align-items: center">
+<button type="button" style="width: 5em">Play</button>
+<label style="display: flex; flex: 1; gap: 0.5em">$label
+<input type="range" min="0" max="$max" value="$max" style="flex: 1"></label>
+<output>$text</output>
+</div>
+<script>
+(() => {
+  const frames = $frames, texts = $texts, box = document.getElementById("$id");
+  const [image, button, slider, output] = ["img", "button", "input", "output"].map(tag => box.querySelector(tag));
+  let timer = null;
+  const show = () => { image.src = frames[slider.value]; output.textContent = texts[slider.value]; };
+  const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
+  slider.addEventListener("input", () => { stop(); show(); });
+  button.addEventListener("click", () => {
+    if (timer !== null) return stop();
+    if (slider.value === slider.max) slider.value = 0;
+    button.textContent = "Pause";
+    timer = setInterval(() => { slider.valueAsNumber++; show(); if (slider.value === slider.max) stop(); }, 150);
+    show();
+  });
+})();
+</script>
+</div>""")
+
+
+def player(
+    figure: "Figure", draw: Callable[[int], object], values: Sequence[int], alt: str, label: str = "step"
+) -> "HTML":
+    """An animation with a play button and a slider, which works in a notebook and on a static page.
+
+    The frames are pictures inside the page itself; nothing is asked of another host. The last one is shown first.
+
+    Args:
+        figure: What every frame is a picture of; it is closed at the end.
+        draw: Called with each value, it changes the figure to what that frame shows.
+        values: One number a frame, shown beside the slider.
+        alt: What the animation shows, for someone who cannot see it.
+        label: What the values are.
+
+    Returns:
+        An object that a notebook displays.
+
+    Raises:
+        ValueError: If there are no values.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.display import HTML
+    from PIL import Image
+
+    if len(values) == 0:
+        raise ValueError("an animation needs at least one value: one for each frame")
+    frames = []
+    for value in values:
+        draw(value)
+        drawn, small = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, format="png")
+        Image.open(drawn).convert("RGB").quantize(64).save(small, format="png", optimize=True)
+        frames.append(f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}")
+    plt.close(figure)
+    texts = [str(value) for value in values]
+    return HTML(
+        _PLAYER.substitute(
+            id="player-" + hashlib.sha256("".join(frames).encode()).hexdigest()[:12],
+            alt=html.escape(alt),
+            label=html.escape(label),
+            last=frames[-1],
+            max=len(frames) - 1,
+            text=texts[-1],
+            texts=json.dumps(texts),
+            frames=json.dumps(frames),
+        )
+    )

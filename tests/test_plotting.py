@@ -1,4 +1,8 @@
+import base64
 import colorsys
+import io
+import json
+import re
 
 import matplotlib as mpl
 import pytest
@@ -7,6 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 from companion import plotting
 
@@ -83,3 +88,32 @@ def test_a_network_has_a_circle_for_each_unit_and_a_line_for_each_weight(figure)
     assert sum(len(column.get_offsets()) for column in ax.collections) == 2 + 4 + 3
     assert [text.get_text() for text in ax.texts] == ["input", "hidden", "output"]
     assert len(plotting.network([1, 1], ax=plt.figure().add_subplot()).texts) == 0
+
+
+def test_a_player_holds_a_picture_for_each_value_and_asks_nothing_of_another_host(figure):
+    (line,) = figure.add_subplot().plot([0, 1], [0, 0])
+    page = plotting.player(figure, lambda step: line.set_ydata([0, step]), [0, 3, 7], 'a line & its "end"', "step").data
+    frames = json.loads(re.search(r"frames = (\[.*?\]),", page).group(1))
+    pictures = [Image.open(io.BytesIO(base64.b64decode(frame.split(",")[1]))) for frame in frames]
+    assert len({picture.tobytes() for picture in pictures}) == 3
+    assert {picture.size for picture in pictures} == {(640, 480)}
+    assert '["0", "3", "7"]' in page
+    assert 'max="2" value="2"' in page
+    assert f'src="{frames[-1]}"' in page
+    assert 'alt="a line &amp; its &quot;end&quot;"' in page
+    assert re.search(r'<label[^>]*>step\n<input type="range"', page)  # a slider with a name
+    assert not re.search(r"https?:|//", re.sub(r'"data:[^"]*"', "", page))
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_players_of_different_frames_do_not_meddle_with_each_other(figure):
+    (line,) = figure.add_subplot().plot([0, 1], [0, 0])
+    pages = [plotting.player(figure, lambda step: line.set_ydata([0, step]), [last], "a line").data for last in (1, 2)]
+    names = [re.findall(r"player-\w{12}", page) for page in pages]
+    assert [len(set(name)) for name in names] == [1, 1]
+    assert names[0][0] != names[1][0]
+
+
+def test_a_player_without_frames_says_what_it_lacks(figure):
+    with pytest.raises(ValueError, match="at least one value: one for each frame"):
+        plotting.player(figure, print, [], "nothing")
