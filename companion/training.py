@@ -3,6 +3,7 @@
 Every chapter trains through :func:`fit`. It works with the companion's layers and optimisers and with PyTorch's own.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm import tqdm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +110,7 @@ def fit(
         metric: Maps predictions and targets to a number that is a mean over examples.
         scheduler: Its ``step()`` is called after each step of the optimiser.
         seed: For the order of the minibatches and the model's own randomness.
-        progress: Show a progress bar, which disappears at the end.
+        progress: Show a progress bar, which disappears at the end. The environment variable ``TQDM_DISABLE`` hides it.
 
     Returns:
         The losses of all steps and, with ``validation``, of all epochs.
@@ -119,6 +119,8 @@ def fit(
         ValueError: If a data set is empty, inputs and targets differ in number, ``epochs`` or ``batch_size`` is out
             of range, the optimiser holds none of the model's parameters, or the loss is not one number.
     """
+    from tqdm.auto import tqdm
+
     if epochs < 0:
         raise ValueError(f"epochs must not be negative, got {epochs}")
     if batch_size < 1:
@@ -131,8 +133,8 @@ def fit(
         validation = _follow(model, validation, "validation")
 
     history = History(steps_per_epoch=-(-len(x) // batch_size))
-    options = {} if progress else {"disable": True}  # left out, tqdm's own TQDM_DISABLE is heard
-    bar = tqdm(total=epochs * history.steps_per_epoch, desc="training", unit="step", leave=False, **options)
+    hidden = not progress or "TQDM_DISABLE" in os.environ
+    bar = tqdm(total=epochs * history.steps_per_epoch, desc="training", unit="step", leave=False, disable=hidden)
     was_training = model.training
     order = torch.Generator().manual_seed(seed)  # its own, so that the minibatches are the same for any model
     with bar, torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):

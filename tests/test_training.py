@@ -169,6 +169,8 @@ def test_the_progress_bar_leaves_nothing_behind_and_can_be_switched_off(line, ca
     assert "training" in shown
     assert shown.split("\r")[-2].strip() == ""  # the last thing written is a line of blanks over the bar
     fit(model, optimizer, mse, data, progress=False)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    fit(model, optimizer, mse, data)
     assert capsys.readouterr() == ("", "")
 
 
