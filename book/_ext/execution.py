@@ -15,8 +15,8 @@ from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from nbformat import NotebookNode
 
-# A progress bar in a cell would leave its last line in the page.
-KERNEL_ENVIRONMENT = {"TQDM_DISABLE": "1"}
+# A progress bar would leave its last line in the page; threads that wait by spinning would slow whatever else runs.
+KERNEL_ENVIRONMENT = {"TQDM_DISABLE": "1", "OMP_WAIT_POLICY": "passive"}
 
 
 def read_chapter(path: Path) -> NotebookNode:
