@@ -72,6 +72,7 @@ def show(*things: object, docstring: bool = False) -> Source:
     """
     texts, files = [], []
     for thing in things:
+        thing = getattr(thing, "__func__", thing)  # a bound method's function
         thing = inspect.unwrap(thing) if callable(thing) else thing
         module = getattr(thing, "__module__", None) or ""
         if not (inspect.isfunction(thing) or inspect.isclass(thing)) or module.split(".")[0] != "companion":

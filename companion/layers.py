@@ -138,8 +138,12 @@ class Sequential(nn.Module):
         return iter(self._modules.values())
 
     def __getitem__(self, place: int | slice) -> nn.Module:
-        modules = list(self)
-        return Sequential(*modules[place]) if isinstance(place, slice) else modules[place]
+        if not isinstance(place, slice):
+            return list(self)[place]
+        part = Sequential()
+        for name, module in list(self._modules.items())[place]:  # under the names that they have in the whole
+            part.add_module(name, module)
+        return part
 
 
 class MLP(nn.Module):
@@ -248,6 +252,8 @@ def cross_entropy(
     Raises:
         TypeError: If the targets are not of type int64.
         ValueError: If the shapes do not fit, a target is not a class, or an option is out of its range.
+
+    The transforms of :mod:`torch.func` do not work on it.
     """
     dim = min(1, input.dim() - 1)  # where the classes are
     _check_classes(input, target, dim)

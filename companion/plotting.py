@@ -21,7 +21,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from IPython.display import HTML
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -106,10 +105,15 @@ def decision_regions(
 
     Returns:
         The axes.
+
+    Raises:
+        ValueError: If there are more classes than colours that can be told apart.
     """
     import matplotlib.pyplot as plt
     from matplotlib.colors import ListedColormap
 
+    if (classes := int(y.max()) + 1) > len(COLORS):
+        raise ValueError(f"decision_regions can tell {len(COLORS)} classes apart, got {classes}: draw fewer of them")
     ax = plt.gca() if ax is None else ax
     low, high = x.min(dim=0).values - 0.3, x.max(dim=0).values + 0.3
     across, up = (
@@ -117,11 +121,11 @@ def decision_regions(
     )
     grid = torch.cartesian_prod(across, up)  # (resolution², 2)
     with torch.no_grad():
-        classes = model(grid.to(x.device)).argmax(dim=1).reshape(resolution, resolution).T.cpu().numpy()
-    colours = COLORS[: int(y.max()) + 1]
+        regions = model(grid.to(x.device)).argmax(dim=1).reshape(resolution, resolution).T.cpu().numpy()
+    colours = COLORS[:classes]
     extent = (*across[[0, -1]].tolist(), *up[[0, -1]].tolist())
     shown = {"cmap": ListedColormap(colours), "vmin": 0, "vmax": max(len(colours) - 1, 1)}
-    ax.imshow(classes, extent=extent, origin="lower", alpha=0.25, aspect="auto", interpolation="nearest", **shown)
+    ax.imshow(regions, extent=extent, origin="lower", alpha=0.25, aspect="auto", interpolation="nearest", **shown)
     for label, colour in enumerate(colours):
         points = x[y == label].cpu().numpy()
         ax.scatter(*points.T, s=12, color=colour, marker=MARKERS[label], edgecolor="white", linewidth=0.4)
@@ -143,9 +147,14 @@ def image_grid(
 
     Returns:
         The figure.
+
+    Raises:
+        ValueError: If titles and images differ in number.
     """
     import matplotlib.pyplot as plt
 
+    if titles is not None and len(titles) != len(images):
+        raise ValueError(f"image_grid needs one title for each image, got {len(titles)} for {len(images)}")
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(columns * 0.95, rows * (1.2 if titles else 1.0)), squeeze=False)
     for ax in axes.flat:
@@ -189,7 +198,7 @@ def network(sizes: Sequence[int], labels: Sequence[str] | None = None, ax: "Axes
 
 _PLAYER = Template("""<div id="$id" style="max-width: 100%">
 <img alt="$alt" src="$last" style="max-width: 100%">
-<div style="display: flex; gap: 1em; align-items: center">
+<div style="display: flex; flex-wrap: wrap; gap: 1em; align-items: center">
 <button type="button" style="width: 5em">Play</button>
 <label style="display: flex; flex: 1; gap: 0.5em">$label
 <input type="range" min="0" max="$max" value="$max" style="flex: 1"></label>
@@ -217,7 +226,7 @@ _PLAYER = Template("""<div id="$id" style="max-width: 100%">
 
 def player(
     figure: "Figure", draw: Callable[[int], object], values: Sequence[int], alt: str, label: str = "step"
-) -> "HTML":
+) -> object:
     """An animation with a play button and a slider, which works in a notebook and on a static page.
 
     The frames are pictures inside the page itself; nothing is asked of another host. The last one is shown first.
@@ -246,7 +255,8 @@ def player(
         draw(value)
         drawn, small = io.BytesIO(), io.BytesIO()
         figure.savefig(drawn, format="png")
-        Image.open(drawn).convert("RGB").quantize(64).save(small, format="png", optimize=True)
+        picture = Image.open(drawn).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE)  # keeps rare colours
+        picture.save(small, format="png", optimize=True)
         frames.append(f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}")
     plt.close(figure)
     texts = [str(value) for value in values]

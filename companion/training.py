@@ -5,7 +5,8 @@ Every chapter trains through :func:`fit`. It works with the companion's layers a
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +71,17 @@ def accuracy(prediction: Float[Tensor, "batch classes *rest"], target: Int[Tenso
 
     Returns:
         A number between 0 and 1.
+
+    Raises:
+        ValueError: If the targets are not one class for each example.
     """
-    return (prediction.argmax(dim=1) == target).double().mean().item()
+    said = prediction.argmax(dim=1)
+    if target.shape != said.shape or target.is_floating_point():
+        raise ValueError(
+            f"accuracy needs the number of a class for each example, got targets of shape {tuple(target.shape)} and "
+            f"type {target.dtype} for predictions of shape {tuple(prediction.shape)}: for another task, pass another metric"
+        )
+    return (said == target).double().mean().item()
 
 
 def fit(
@@ -96,8 +106,9 @@ def fit(
     .. math:: L_B(\theta) = \mathrm{loss}\bigl(f_\theta(x_B),\, y_B\bigr).
 
     The data follow the model to its device; floating-point data also take its dtype. The same seed gives the same
-    numbers: it orders the minibatches and feeds whatever is random inside the model (dropout, say). The global
-    random state is as it was when ``fit`` returns, and so is the model's training or evaluation mode.
+    numbers: it orders the minibatches and feeds whatever is random inside the model (dropout, say). When ``fit``
+    returns, the global random state (on CPU and CUDA) is as it was, and each module in training or evaluation mode.
+    During the steps the whole model is in training mode.
 
     Args:
         model: Maps a minibatch of inputs to predictions.
@@ -135,9 +146,8 @@ def fit(
     history = History(steps_per_epoch=-(-len(x) // batch_size))
     hidden = not progress or "TQDM_DISABLE" in os.environ
     bar = tqdm(total=epochs * history.steps_per_epoch, desc="training", unit="step", leave=False, disable=hidden)
-    was_training = model.training
     order = torch.Generator().manual_seed(seed)  # its own, so that the minibatches are the same for any model
-    with bar, torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+    with bar, _modes_kept(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         for _ in range(epochs):
             model.train()
@@ -159,7 +169,6 @@ def fit(
                 history.validation_loss.append(measured[0])
                 history.validation_metric.append(measured[1])
                 bar.set_postfix(loss=measured[0], metric=measured[1])
-    model.train(was_training)
     return history
 
 
@@ -185,20 +194,31 @@ def evaluate(
         The loss and the metric, each a mean over all examples.
 
     Raises:
-        ValueError: If the data set is empty, or inputs and targets differ in number.
+        ValueError: If the data set is empty, inputs and targets differ in number, or ``batch_size`` is below one.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     x, y = _follow(model, data, "data")
-    was_training = model.training
-    model.eval()
     total = torch.zeros(2, dtype=torch.float64)
-    with torch.no_grad():
+    with _modes_kept(model), torch.no_grad():
+        model.eval()
         for inputs, targets in zip(x.split(batch_size), y.split(batch_size), strict=True):
             prediction = model(inputs)
             measured = [float(loss(prediction, targets)), metric(prediction, targets)]
             total += len(inputs) * torch.tensor(measured, dtype=torch.float64)
-    model.train(was_training)
     mean_loss, mean_metric = (total / len(x)).tolist()
     return mean_loss, mean_metric
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put every module back into the mode that it has now, training or evaluation, whatever happens meanwhile."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _follow(model: nn.Module, data: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
@@ -208,6 +228,6 @@ def _follow(model: nn.Module, data: tuple[Tensor, Tensor], name: str) -> tuple[T
         raise ValueError(f"{name} has {len(x)} inputs but {len(y)} targets: there must be one target for each input")
     if len(x) == 0:
         raise ValueError(f"{name} is empty: there is nothing to learn from or to measure")
-    parameter = next(model.parameters())
+    parameter = next(model.parameters(), x)  # a model without parameters takes the data as they are
     x, y = (t.to(parameter) if t.is_floating_point() else t.to(parameter.device) for t in (x, y))
     return x, y

@@ -5,7 +5,8 @@ A cell tagged ``nbval-check-output`` is compared with its recording in ``tests/r
 """
 
 import os
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 
 import nbformat
 import pytest
@@ -14,7 +15,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError, find_metadata_tags
 
-CHECKED = "nbval-check-output"
+CHECKED, RAISES = "nbval-check-output", "raises-exception"
+TAGS = {CHECKED, RAISES, "hide-input", "remove-input", "hide-output", "remove-output", "hide-cell", "remove-cell"}
+CELL = re.compile(r"^[ \t>*+\-\d.)]*(?:`{3,}|~{3,}|:{3,})[ \t]*\{code-cell\}", re.M)
 RECORD = "run `pytest --update-reference {}` and read what changed before you commit it"
 
 
@@ -39,7 +42,8 @@ class Chapter(IPyNbFile):
 
     def collect(self):
         text = self.path.read_text(encoding="utf-8")
-        if "```{code-cell}" not in text:
+        written = len(CELL.findall(text))
+        if written == 0:
             return
         if not text.startswith("---\njupytext:"):
             raise self.CollectError(
@@ -48,19 +52,32 @@ class Chapter(IPyNbFile):
             )
         self.nb = read_chapter(self.path)
         self.code = [cell for cell in self.nb.cells if cell.cell_type == "code"]
+        if len(self.code) != written:
+            raise self.CollectError(
+                f"{self.name} has {written} code cells, but only {len(self.code)} of them would run: write each as "
+                "```{code-cell} at the beginning of a line, outside of lists and of other directives"
+            )
+        for cell in self.code:
+            if unknown := set(cell.metadata.get("tags", [])) - TAGS:
+                raise self.CollectError(
+                    f"{self.name} has a cell with the unknown tag {unknown.pop()!r}: it has to be one of {sorted(TAGS)}"
+                )
         self.failed_cell = None
         self.passed = 0
-        self.reference = self.config.rootpath / "tests" / "reference" / f"{self.path.stem}.ipynb"
-        self.recorded = {}
-        if self.reference.exists():
-            self.recorded = {cell.source: cell.outputs for cell in nbformat.read(self.reference, as_version=4).cells}
         self.update = self.config.getoption("update_reference")
-        line = 0
-        for number, cell in enumerate(self.code, start=1):
-            line = text.index(cell.source, line)
+        self.reference = self.config.rootpath / "tests" / "reference" / f"{self.path.stem}.ipynb"
+        recorded = nbformat.read(self.reference, as_version=4).cells if self.reference.exists() else []
+        self.recorded = dict(zip(numbered(recorded), (cell.outputs for cell in recorded), strict=True))
+        yield from self.cells(text)
+
+    def cells(self, text):
+        start = 0
+        for number, (cell, key) in enumerate(zip(self.code, numbered(self.code), strict=True), start=1):
+            start = text.index(cell.source, start)
             options = defaultdict(bool, find_metadata_tags(cell.metadata))
             item = ChapterCell.from_parent(self, name=f"Cell {number}", cell_num=number, cell=cell, options=options)
-            item.line = text.count("\n", 0, line) + 1
+            item.line = text.count("\n", 0, start) + 1
+            item.key = key
             yield item
 
     def setup(self):
@@ -89,6 +106,16 @@ class Chapter(IPyNbFile):
             self.reference.unlink(missing_ok=True)
 
 
+def numbered(cells):
+    """A key for each checked cell: its source, and how many checked cells with the same source stand before it."""
+    seen = Counter()
+    for cell in cells:
+        key = (cell.source, seen[cell.source])
+        if CHECKED in cell.metadata.get("tags", [CHECKED]):  # cells of a recording have no tags, and all are checked
+            seen[cell.source] += 1
+        yield key
+
+
 class ChapterCell(IPyNbCell):
     """One code cell of a chapter."""
 
@@ -100,6 +127,13 @@ class ChapterCell(IPyNbCell):
         checked, self.options["check"] = self.options["check"], False
         try:
             super().runtest()  # the cell as it stands has no execution count: nbval runs it and compares nothing
+            if self.parent.timed_out:  # and the cell caught the interruption
+                seconds = self.config.option.nbval_cell_timeout
+                self.raise_cell_error(f"Timeout of {seconds:g} seconds exceeded while executing cell")
+            if self.options["check_exception"] and not any(out.output_type == "error" for out in self.test_outputs):
+                self.raise_cell_error(
+                    f"The cell is tagged {RAISES}, but raised nothing: drop the tag, or mend the cell"
+                )
             if checked and not self.test_outputs:
                 self.raise_cell_error("The cell is tagged to be checked but shows nothing: print what is to be checked")
             if checked and not self.parent.update:
@@ -113,9 +147,9 @@ class ChapterCell(IPyNbCell):
 
     def check_recording(self):
         how = RECORD.format(f"book/{self.path.name}")
-        if self.cell.source not in self.parent.recorded:
+        if self.key not in self.parent.recorded:
             self.raise_cell_error(f"The cell has no recorded output, or was edited after it was recorded: {how}")
-        if not self.compare_outputs(self.test_outputs, self.parent.recorded[self.cell.source]):
+        if not self.compare_outputs(self.test_outputs, self.parent.recorded[self.key]):
             difference = "\n".join(self.comparison_traceback)
             self.raise_cell_error(f"The output is not the recorded one. Mend the cell, or {how}", difference)
 

@@ -105,6 +105,50 @@ def test_a_cell_that_runs_too_long_fails(book):
     result.stdout.fnmatch_lines(["book/01-small.md:*: cell 1 of the chapter", "*imeout of 1 seconds exceeded*"])
 
 
+def test_a_cell_that_catches_its_interruption_has_run_too_long_all_the_same(book):
+    deaf = code("import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    pass")
+    result = book(HEADER + deaf, "--nbval-cell-timeout=1")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*imeout of 1 seconds exceeded*"])
+
+
+def test_a_cell_that_should_raise_has_to(book):
+    book(HEADER + code("1 / 0", "raises-exception")).assert_outcomes(passed=1)
+    result = book(HEADER + code("1 / 1", "raises-exception"))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*tagged raises-exception, but raised nothing: drop the tag*"])
+
+
+def test_two_checked_cells_with_the_same_source_have_each_their_recording(book):
+    again = code("n = globals().get('n', 0) + 1\nprint(n)", "nbval-check-output")
+    book(HEADER + again + again, "--update-reference").assert_outcomes(passed=2)
+    book(HEADER + again + again).assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "- ```{code-cell}\n  1 / 0\n  ```\n",
+        "````{note}\n```{code-cell}\n1 / 0\n```\n````\n",
+        "``` {code-cell}\n1 / 0\n```\n",
+    ],
+)
+def test_a_cell_that_would_never_run_fails(book, hidden):
+    result = book(HEADER + code("x = 1") + "\n" + hidden)
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*01-small.md has * code cells, but only * of them would run: write each as*"])
+
+
+def test_a_cell_fenced_by_tildes_runs_too(book):
+    book(HEADER + "\n~~~{code-cell}\n1 / 0\n~~~\n").assert_outcomes(failed=1)
+
+
+def test_an_unknown_tag_fails(book):
+    result = book(HEADER + code("print(1)", "nbval-check-ouput"))
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*unknown tag 'nbval-check-ouput': it has to be one of*"])
+
+
 def test_a_chapter_with_code_but_no_header_fails(book):
     result = book("# No header\n" + code("x = 1"))
     assert result.ret != 0

@@ -177,6 +177,7 @@ def test_sequential_is_indexed_sliced_counted_and_walked():
     tail = model[1:]
     assert isinstance(tail, Sequential)
     assert list(tail) == parts[1:]
+    assert list(tail.state_dict()) == list(torch.nn.Sequential(*parts)[1:].state_dict())
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,11 @@ def test_a_band_is_the_median_inside_the_quartiles(figure):
 def test_decision_regions_colour_the_plane_as_the_model_decides(figure):
     x = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.8, -0.5]])
     y = torch.tensor([0, 1, 1])
+    up = plotting.decision_regions(lambda points: torch.stack([-points[:, 1], points[:, 1]], dim=1), x, y).images[0]
+    assert (up.get_array()[:70] == 0).all()
+    assert (up.get_array()[-70:] == 1).all()
+    assert up.origin == "lower"  # the first row of the array, with the smallest x₂, is at the bottom
+    plt.clf()
     ax = plotting.decision_regions(lambda points: torch.stack([-points[:, 0], points[:, 0]], dim=1), x, y)
     regions = ax.images[0].get_array()
     assert regions.shape == (150, 150)
@@ -70,6 +75,16 @@ def test_decision_regions_colour_the_plane_as_the_model_decides(figure):
     assert abs(boundary) < 0.02
     assert (bottom, top) == pytest.approx((-0.8, 0.8))
     assert [len(points.get_offsets()) for points in ax.collections] == [1, 2]
+
+
+def test_more_classes_than_colours_are_refused(figure):
+    with pytest.raises(ValueError, match="can tell 7 classes apart, got 10: draw fewer"):
+        plotting.decision_regions(lambda points: points, torch.rand(10, 2), torch.arange(10))
+
+
+def test_titles_that_do_not_match_the_images_are_refused(figure):
+    with pytest.raises(ValueError, match="one title for each image, got 1 for 2"):
+        plotting.image_grid(torch.rand(2, 1, 4, 4), titles=["one"])
 
 
 def test_an_image_grid_shows_each_image_once_with_its_title(figure):
@@ -104,6 +119,20 @@ def test_a_player_holds_a_picture_for_each_value_and_asks_nothing_of_another_hos
     assert re.search(r'<label[^>]*>step\n<input type="range"', page)  # a slider with a name
     assert not re.search(r"https?:|//", re.sub(r'"data:[^"]*"', "", page))
     assert not plt.fignum_exists(figure.number)
+
+
+def test_the_few_colours_of_a_small_frame_are_still_those_of_the_book(figure):
+    plotting.set_style()
+    ax = figure.add_subplot()
+    for height in range(len(plotting.COLORS)):
+        ax.plot([0, 1], [height, height + 1], linewidth=1)
+    page = plotting.player(figure, lambda step: None, [1], "seven lines").data
+    frame = re.search(r'src="data:image/png;base64,([^"]*)"', page).group(1)
+    picture = Image.open(io.BytesIO(base64.b64decode(frame)))
+    assert picture.mode == "P"
+    shown = torch.tensor([colour for _, colour in picture.convert("RGB").getcolors()], dtype=torch.float64) / 255
+    wanted = torch.tensor([to_rgb(colour) for colour in plotting.COLORS], dtype=torch.float64)
+    assert torch.cdist(wanted, shown).amin(dim=1).max() < 0.05
 
 
 def test_players_of_different_frames_do_not_meddle_with_each_other(figure):

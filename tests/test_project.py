@@ -76,6 +76,17 @@ def test_chapters_that_later_ones_build_on_come_first():
     assert [layer.removeprefix("companion.") for layer in reversed(layers[:-1])] == order
 
 
+def test_the_example_on_the_landing_page_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "book" / "index.md").read_text(encoding="utf-8"), re.S)
+    assert "epochs=120" in example
+    exec(example.replace("epochs=120", "epochs=1"), {})
+
+
+def test_what_the_readme_shows_and_links_to_exists():
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert all(link.startswith("https://") or (ROOT / link).exists() for link in links)
+
+
 def closure(name, seen):
     """The distributions that an installation without extras brings."""
     for requirement in map(Requirement, requires(name) or []):
@@ -99,8 +110,8 @@ def test_importing_everything_leaves_what_is_rarely_needed_unimported():
 
 
 def test_the_wheel_has_the_package_its_data_and_nothing_else(tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"companion/py.typed", "companion/data/fashion_mnist.npz", "companion/layers.py"} <= names

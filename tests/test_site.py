@@ -14,6 +14,7 @@ import nbformat
 import pytest
 import yaml
 from notebooks import launch_links
+from sphinx.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -174,20 +175,27 @@ def test_launch_buttons_wait_for_the_address_of_the_repository(site, tmp_path):
         "nb_execution_mode = 'off'",
         "root_doc = 'book/02-layers'",
         "html_theme = 'sphinx_book_theme'",
-        "html_theme_options = {'repository_url': 'https://github.com/someone/book'}",
+        "html_theme_options = {'repository_url': 'https://github.com/someone/book', 'repository_branch': 'next'}",
     ]
     (tmp_path / "conf.py").write_text("\n".join(configuration), encoding="utf-8")
     output = tmp_path / "_build" / "html"
     subprocess.run([sys.executable, "-m", "sphinx", "-q", str(tmp_path), str(output)], check=True)
     page = (output / "book" / "02-layers.html").read_text(encoding="utf-8")
-    assert all(link in page for link in launch_links("https://github.com/someone/book", "book/02-layers").values())
+    assert all(
+        link in page for link in launch_links("https://github.com/someone/book", "next", "book/02-layers").values()
+    )
     notebook = nbformat.read(output / "_sources" / "book" / "02-layers.ipynb", as_version=4)
     assert "git+https://github.com/someone/book" in notebook.cells[0].source
 
 
 @pytest.mark.parametrize("url", ["https://github.com/a/b", "https://github.com/a/b/", "https://github.com/a/b.git"])
 def test_launch_links_name_the_chapter_in_the_repository(url):
-    assert launch_links(url, "book/06-convolution") == {
+    assert launch_links(url, "main", "book/06-convolution") == {
         "Binder": "https://mybinder.org/v2/gh/a/b/main?urlpath=lab%2Ftree%2Fbook%2F06-convolution.md",
         "Colab": "https://colab.research.google.com/github/a/b/blob/gh-pages/_sources/book/06-convolution.ipynb",
     }
+
+
+def test_an_address_that_launch_buttons_cannot_use_is_refused():
+    with pytest.raises(ConfigError, match=r"must begin with https://github\.com/, got 'https://example\.org/a/b'"):
+        launch_links("https://example.org/a/b", "main", "book/06-convolution")

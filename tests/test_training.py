@@ -1,5 +1,7 @@
 import math
+import time
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -63,19 +65,43 @@ def test_each_epoch_visits_every_example_once_in_a_new_order():
     assert history.steps_per_epoch == 3
 
 
-def dropout_run(seed):
+def dropout_run(seed, global_seed, p=0.5):
+    """The losses and the minibatches of a run; the global seed is set after the weights are drawn."""
     torch.manual_seed(5)
-    model = nn.Sequential(nn.Linear(3, 20), nn.Dropout(0.5), nn.Linear(20, 2))
+    model = nn.Sequential(nn.Linear(3, 20), nn.Dropout(p), nn.Linear(20, 2))
+    seen = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    torch.manual_seed(global_seed)
     x = torch.arange(60.0).reshape(20, 3) / 60
-    history = fit(model, torch.optim.SGD(model.parameters(), lr=0.1), mse, (x, x[:, :2]), batch_size=4, seed=seed)
-    return history.loss, model[0].weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    history = fit(model, optimizer, mse, (x, x[:, :2]), batch_size=4, seed=seed, metric=no_metric)
+    return history.loss, torch.cat(seen)
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
-    (losses, weight), (again, weight_again), (other, _) = dropout_run(1), dropout_run(1), dropout_run(2)
+def test_the_same_seed_gives_the_same_numbers_whatever_the_global_one_is_and_another_seed_others():
+    (losses, order), (again, order_again), (other, other_order) = (
+        dropout_run(*seeds) for seeds in [(1, 7), (1, 8), (2, 7)]
+    )
     assert losses == again
-    assert torch.equal(weight, weight_again)
+    assert torch.equal(order, order_again)
     assert losses != other
+    assert not torch.equal(order, other_order)
+
+
+def test_the_minibatches_do_not_depend_on_what_is_random_in_the_model():
+    assert torch.equal(dropout_run(1, 7, p=0.5)[1], dropout_run(1, 7, p=0.0)[1])
+
+
+def test_time_spent_on_validation_is_not_counted(line):
+    def slow(prediction, target):
+        time.sleep(0.2)
+        return 0.0
+
+    model, data = line
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    history = fit(model, optimizer, mse, data, epochs=3, validation=data, metric=slow)
+    assert history.seconds == sorted(history.seconds)
+    assert history.seconds[-1] < 0.2
 
 
 def test_the_global_random_state_and_the_mode_are_left_as_they_were(line):
@@ -125,7 +151,28 @@ def test_data_follow_the_dtype_of_the_model_and_labels_stay_integers():
     model = nn.Linear(2, 3, dtype=torch.float64)
     x, y = torch.rand(8, 2), torch.arange(8) % 3
     fit(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.functional.cross_entropy, (x, y), validation=(x, y))
-    assert model.weight.dtype == torch.float64
+    seen = []
+    evaluate(model, lambda p, t: seen.append((p.dtype, t.dtype)) or 0.0, (x, x), no_metric)
+    assert seen == [(torch.float64, torch.float64)]
+
+
+def test_each_module_keeps_its_mode_even_if_training_is_interrupted(line):
+    def interrupted(prediction, target):
+        raise KeyboardInterrupt
+
+    data = line[1]
+    model = nn.Sequential(nn.Linear(1, 3), nn.BatchNorm1d(3).eval(), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, optimizer, mse, data, validation=data, metric=interrupted)
+    assert [module.training for module in model.modules()] == [True, True, False, True]
+
+
+def test_a_model_without_parameters_can_be_evaluated():
+    x = torch.rand(5, 2)
+    assert evaluate(nn.Identity(), mse, (x, x), no_metric) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        evaluate(nn.Identity(), mse, (x, x), no_metric, batch_size=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -158,6 +205,13 @@ def test_accuracy_counts_the_right_answers():
     scores = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]])
     assert accuracy(scores, torch.tensor([1, 0, 1, 0])) == 0.75
     assert accuracy(torch.zeros(2, 3, 5).index_fill_(1, torch.tensor(2), 1.0), torch.full((2, 5), 2)) == 1.0
+
+
+@pytest.mark.parametrize("target", [torch.zeros(4, 1, dtype=torch.int64), torch.zeros(4)])
+def test_accuracy_refuses_targets_that_are_not_one_class_for_each_example(target, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=r"the number of a class for each example, got targets of shape \(4"):
+        accuracy(torch.rand(4, 3), target)
 
 
 def test_the_progress_bar_leaves_nothing_behind_and_can_be_switched_off(line, capsys, monkeypatch):

@@ -4,6 +4,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import nbformat
+from sphinx.errors import ConfigError
 from sphinx_thebe import init_thebe_core, update_thebe_context
 
 INSTALL = """\
@@ -15,15 +16,17 @@ if importlib.util.find_spec("companion") is None:
 """
 
 
-def launch_links(url: str, pagename: str) -> dict[str, str]:
-    """Where Binder and Colab open a chapter of the repository at ``url``.
+def launch_links(url: str, branch: str, pagename: str) -> dict[str, str]:
+    """Where Binder and Colab open a chapter of the GitHub repository at ``url``.
 
     Binder reads the repository as it is. Colab reads only ``.ipynb``: it opens the notebook on the branch ``gh-pages``,
     where the publishing workflow puts the site.
     """
-    project = url.rstrip("/").removesuffix(".git").split("github.com/")[-1]
+    if not url.startswith("https://github.com/"):
+        raise ConfigError(f"repository.url in _config.yml must begin with https://github.com/, got {url!r}")
+    project = url.removeprefix("https://github.com/").rstrip("/").removesuffix(".git")
     return {
-        "Binder": f"https://mybinder.org/v2/gh/{project}/main?urlpath={quote(f'lab/tree/{pagename}.md', safe='')}",
+        "Binder": f"https://mybinder.org/v2/gh/{project}/{branch}?urlpath={quote(f'lab/tree/{pagename}.md', safe='')}",
         "Colab": f"https://colab.research.google.com/github/{project}/blob/gh-pages/_sources/{pagename}.ipynb",
     }
 
@@ -32,14 +35,14 @@ def add_notebook(app, pagename, templatename, context, doctree):
     """Put the executed notebook beside the page's source; the theme then offers it, and the launch buttons."""
     if "kernelspec" not in app.env.metadata.get(pagename, {}):
         return
-    url = app.config.html_theme_options.get("repository_url")
+    url, branch = (app.config.html_theme_options.get(f"repository_{key}") for key in ("url", "branch"))
     executed = Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
     notebook = nbformat.read(executed, as_version=4)
     if url:
         notebook.cells.insert(0, nbformat.v4.new_code_cell(INSTALL.format(url=url), id="install"))
         buttons = [
             {"type": "link", "text": name, "tooltip": f"Launch on {name}", "url": link}
-            for name, link in launch_links(url, pagename).items()
+            for name, link in launch_links(url, branch, pagename).items()
         ]
         group = {"type": "group", "tooltip": "Launch this chapter", "icon": "fas fa-rocket", "label": "launch-buttons"}
         context["header_buttons"].append(group | {"buttons": buttons})
