@@ -5,7 +5,7 @@ from importlib import import_module
 
 from benchmarks.measure import Row, measure
 
-MODULES = ("imports", "layers", "activations")  # in the order of the chapters
+MODULES = ("imports", "layers", "activations", "backpropagation", "optimization")  # in the order of the chapters
 
 COLUMNS = ("aim ≤", "1 thread", "2 threads", "ours, ms", "theirs, ms", "aim met?")
 
