@@ -3,7 +3,16 @@
 One module for each chapter that builds something, and a ground floor of data sets, training loop and figures.
 """
 
-from companion import activations, datasets, display, layers, plotting, training
+from companion import activations, backpropagation, datasets, display, layers, optimization, plotting, training
 
-__all__ = ["activations", "datasets", "display", "layers", "plotting", "training"]
+__all__ = [
+    "activations",
+    "backpropagation",
+    "datasets",
+    "display",
+    "layers",
+    "optimization",
+    "plotting",
+    "training",
+]
 __version__ = "0.1.0"

@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "DASHES", "MARKERS", "band", "decision_regions", "image_grid", "network", "player", "set_style"]
+__all__ = [
+    "COLORS",
+    "DASHES",
+    "MARKERS",
+    "Player",
+    "band",
+    "decision_regions",
+    "image_grid",
+    "network",
+    "player",
+    "set_style",
+]
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Blue, vermilion, green, purple, orange, sky blue, black."""
@@ -224,9 +235,23 @@ _PLAYER = Template("""<div id="$id" style="max-width: 100%">
 </div>""")
 
 
+class Player:
+    """An animation, displayed by a notebook.
+
+    Attributes:
+        html: The player and its frames as a piece of a page.
+    """
+
+    def __init__(self, html: str) -> None:
+        self.html = html
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
 def player(
     figure: "Figure", draw: Callable[[int], object], values: Sequence[int], alt: str, label: str = "step"
-) -> object:
+) -> Player:
     """An animation with a play button and a slider, which works in a notebook and on a static page.
 
     The frames are pictures inside the page itself; nothing is asked of another host. The last one is shown first.
@@ -239,13 +264,12 @@ def player(
         label: What the values are.
 
     Returns:
-        An object that a notebook displays.
+        The animation.
 
     Raises:
         ValueError: If there are no values.
     """
     import matplotlib.pyplot as plt
-    from IPython.display import HTML
     from PIL import Image
 
     if len(values) == 0:
@@ -260,7 +284,7 @@ def player(
         frames.append(f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}")
     plt.close(figure)
     texts = [str(value) for value in values]
-    return HTML(
+    return Player(
         _PLAYER.substitute(
             id="player-" + hashlib.sha256("".join(frames).encode()).hexdigest()[:12],
             alt=html.escape(alt),

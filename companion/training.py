@@ -78,8 +78,8 @@ def accuracy(prediction: Float[Tensor, "batch classes *rest"], target: Int[Tenso
     said = prediction.argmax(dim=1)
     if target.shape != said.shape or target.is_floating_point():
         raise ValueError(
-            f"accuracy needs the number of a class for each example, got targets of shape {tuple(target.shape)} and "
-            f"type {target.dtype} for predictions of shape {tuple(prediction.shape)}: for another task, pass another metric"
+            f"accuracy needs the number of a class for each example, got targets of shape {tuple(target.shape)}, "
+            f"{target.dtype}, for predictions of shape {tuple(prediction.shape)}: another task has another metric"
         )
     return (said == target).double().mean().item()
 

@@ -107,7 +107,9 @@ def test_a_network_has_a_circle_for_each_unit_and_a_line_for_each_weight(figure)
 
 def test_a_player_holds_a_picture_for_each_value_and_asks_nothing_of_another_host(figure):
     (line,) = figure.add_subplot().plot([0, 1], [0, 0])
-    page = plotting.player(figure, lambda step: line.set_ydata([0, step]), [0, 3, 7], 'a line & its "end"', "step").data
+    page = plotting.player(
+        figure, lambda step: line.set_ydata([0, step]), [0, 3, 7], 'a line & its "end"', "step"
+    )._repr_html_()
     frames = json.loads(re.search(r"frames = (\[.*?\]),", page).group(1))
     pictures = [Image.open(io.BytesIO(base64.b64decode(frame.split(",")[1]))) for frame in frames]
     assert len({picture.tobytes() for picture in pictures}) == 3
@@ -126,7 +128,7 @@ def test_the_few_colours_of_a_small_frame_are_still_those_of_the_book(figure):
     ax = figure.add_subplot()
     for height in range(len(plotting.COLORS)):
         ax.plot([0, 1], [height, height + 1], linewidth=1)
-    page = plotting.player(figure, lambda step: None, [1], "seven lines").data
+    page = plotting.player(figure, lambda step: None, [1], "seven lines").html
     frame = re.search(r'src="data:image/png;base64,([^"]*)"', page).group(1)
     picture = Image.open(io.BytesIO(base64.b64decode(frame)))
     assert picture.mode == "P"
@@ -137,7 +139,7 @@ def test_the_few_colours_of_a_small_frame_are_still_those_of_the_book(figure):
 
 def test_players_of_different_frames_do_not_meddle_with_each_other(figure):
     (line,) = figure.add_subplot().plot([0, 1], [0, 0])
-    pages = [plotting.player(figure, lambda step: line.set_ydata([0, step]), [last], "a line").data for last in (1, 2)]
+    pages = [plotting.player(figure, lambda step: line.set_ydata([0, step]), [last], "a line").html for last in (1, 2)]
     names = [re.findall(r"player-\w{12}", page) for page in pages]
     assert [len(set(name)) for name in names] == [1, 1]
     assert names[0][0] != names[1][0]

@@ -11,6 +11,7 @@ PAGES = {
     "torch.Tensor": "https://docs.pytorch.org/docs/stable/tensors.html",
     "torch.": "https://docs.pytorch.org/docs/stable/generated/{}.html",
     "jaxtyping.": "https://docs.kidger.site/jaxtyping/api/array/",
+    "pathlib.Path": "https://docs.python.org/3/library/pathlib.html#{}",
     "collections.abc.": "https://docs.python.org/3/library/collections.abc.html#{}",
     "matplotlib.axes.Axes": "https://matplotlib.org/stable/api/axes_api.html",
     "matplotlib.figure.Figure": "https://matplotlib.org/stable/api/figure_api.html",
