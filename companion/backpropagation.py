@@ -631,7 +631,8 @@ def draw_graph(
     titles = {id(_value(x)): name for name, x in (names or {}).items()}
     (left, right), (bottom, top) = ((min(xs) - 0.55, max(xs) + 0.55) for xs in zip(*place.values(), strict=True))
     if ax is None:
-        ax = plt.figure(figsize=(1.4 * (right - left), 0.85 * (top - bottom))).add_axes((0, 0, 1, 1))
+        figure = plt.figure(figsize=(1.4 * (right - left), 0.85 * (top - bottom)), layout="none")
+        ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(left, right), ylim=(bottom, top))
     ax.axis("off")
 
