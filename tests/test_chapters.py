@@ -1,5 +1,6 @@
 """The machinery that runs chapters as tests, itself tested on small chapters in a temporary folder."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import nbformat
 import pytest
 from execution import cache_folder, read_chapter
 from jupyter_cache import get_cache
+from jupyter_server.services.contents.largefilemanager import LargeFileManager
+from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 from myst_nb.core.read import read_myst_markdown_notebook
 
 ROOT = Path(__file__).parent.parent
@@ -219,6 +222,23 @@ def test_jupytext_and_the_site_read_the_same_chapter(path):
     site = read_myst_markdown_notebook(path.read_text(encoding="utf-8"))
     cache = get_cache(cache_folder(ROOT))
     assert cache.create_hashed_notebook(read_chapter(path))[1] == cache.create_hashed_notebook(site)[1]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_saving_a_chapter_in_jupyterlab_changes_nothing(path, tmp_path):
+    (tmp_path / "book").mkdir()
+    shutil.copy(ROOT / "jupytext.toml", tmp_path)
+    shutil.copy(path, tmp_path / "book")
+    contents = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
+    notebook = contents.get(f"book/{path.name}", type="notebook", content=True)["content"]
+    notebook["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}  # the kernel tells these
+    notebook["metadata"]["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+    }
+    contents.save({"type": "notebook", "format": "json", "content": notebook}, f"book/{path.name}")
+    assert (tmp_path / "book" / path.name).read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "reference").glob("*.ipynb")), ids=lambda path: path.stem)
