@@ -1,9 +1,8 @@
 """Each activation on a hidden layer's output, beside torch.nn.functional's.
 
 PyTorch computes each in one pass over the numbers. An expression in Python makes one pass for each operation in it.
-Its slowest is ``torch.exp`` or ``torch.erfc``: PyTorch for x86 takes those from Intel's MKL, and on an AMD processor
-they alone take twice as long as the forward pass of ``F.sigmoid`` or ``F.gelu``, so that the aim is missed there.
-Powers of two (``torch.exp2``) are faster, but cost a sigmoid's tail two of its seven digits.
+What is above the aim is the price of those passes through memory, and for GELU that of ``torch.erfc``, which PyTorch for
+x86 takes from Intel's MKL: on an AMD processor it alone takes as long as all of ``F.gelu``, forward and backward.
 """
 
 from collections.abc import Iterator

@@ -5,11 +5,14 @@ Taught in chapter *Activations*. Names, arguments and defaults are those of :mod
 
 Each function stands beside the rule that carries a gradient back through it: one computes the output :math:`y = f(x)`,
 the other turns :math:`g = \partial L / \partial y` into :math:`\partial L / \partial x`, given :math:`g` and :math:`y`.
-:class:`HandDerived` joins the two. :func:`log_softmax` and :func:`gelu` are plain expressions, which autograd
-differentiates as precisely and as fast.
+:class:`HandDerived` joins the two. :func:`gelu` is a product, which autograd differentiates as precisely and as fast.
 
 **Stable forms.** An exponential that could be infinite is capped, or shifted below zero; a difference that would cancel
 is an ``expm1`` or an ``erfc``. NaN passes through.
+
+**Powers of two.** Exponentials are computed as :math:`e^x = 2^{x \log_2 e}`: on some processors ``torch.exp2`` is three
+times as fast as ``torch.exp``. Rounding :math:`x \log_2 e` costs about :math:`|x|` units in the last place, which is
+nothing near zero and two of seven digits at the far end of a sigmoid's tail in float32.
 
 **In place.** A method whose name ends in an underscore (``mul_``, ``clamp_``) overwrites a tensor that was just made,
 and that nobody else sees: this saves the time and the memory of another one.
@@ -142,10 +145,10 @@ def sigmoid(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """
 
     def value(x):
-        e = x.exp().clamp_(max=torch.finfo(x.dtype).max)  # finite, or e / (1 + e) is inf / inf
+        e = _exp(x).clamp_(max=torch.finfo(x.dtype).max)  # finite, or e / (1 + e) is inf / inf
         return e.div_(1 + e)
 
-    return HandDerived.apply(input, value, lambda g, y: (1 - y).mul_(y).mul_(g))
+    return HandDerived.apply(input, value, lambda g, y: torch.addcmul(y, y, y, value=-1).mul_(g))  # (y − y y) g
 
 
 def tanh(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -202,7 +205,7 @@ def softmax(input: Float[Tensor, "*shape"], dim: int | None = None) -> Float[Ten
     """
 
     def value(x):
-        e = _shifted(x, dim).exp_()
+        e = _exp(_shifted(x, dim))
         return e.div_(e.sum(dim, keepdim=True))
 
     return HandDerived.apply(input, value, lambda g, y: (g - (g * y).sum(dim, keepdim=True)).mul_(y))
@@ -227,8 +230,12 @@ def log_softmax(input: Float[Tensor, "*shape"], dim: int | None = None) -> Float
     Raises:
         TypeError: If ``dim`` is not given, or if ``input`` does not hold floating-point numbers.
     """
-    z = _shifted(input, dim)
-    return z - z.exp().sum(dim, keepdim=True).log()
+
+    def value(x):
+        z = _shifted(x, dim)
+        return z - _exp(z).sum(dim, keepdim=True).log_()
+
+    return HandDerived.apply(input, value, lambda g, y: g - _exp(y) * g.sum(dim, keepdim=True))
 
 
 def gelu(input: Float[Tensor, "*shape"], approximate: str = "none") -> Float[Tensor, "*shape"]:
@@ -259,11 +266,30 @@ def gelu(input: Float[Tensor, "*shape"], approximate: str = "none") -> Float[Ten
     """
     x = _floating(input)
     if approximate == "none":
-        return x * torch.erfc(-math.sqrt(0.5) * x) / 2
+        return x * _NormalDistribution.apply(x)
     if approximate == "tanh":
         slope = math.sqrt(8 / math.pi)
         return x * sigmoid(x * (slope + 0.044715 * slope * x * x))
     raise ValueError(f"approximate must be 'none' (exact, by erfc) or 'tanh' (as in GPT-2), got {approximate!r}")
+
+
+class _NormalDistribution(torch.autograd.Function):
+    """Φ, the probability that a standard normal number is below x. Its derivative is the bell curve φ."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return (-math.sqrt(0.5) * x).erfc_().mul_(0.5)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * _exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
+def _exp(x):
+    """The exponential as a power of two, eˣ = 2^(x log₂ e)."""
+    return (math.log2(math.e) * x).exp2_()
 
 
 def _floating(input):
