@@ -1,7 +1,7 @@
 """Each activation on a hidden layer's output, beside torch.nn.functional's.
 
 PyTorch computes each in one pass over the numbers. An expression in Python makes one pass for each operation in it.
-What is above the aim is the price of those passes through memory, and for GELU that of ``torch.erfc``, which PyTorch for
+Above the aim is the price of those passes through memory, and for GELU that of ``torch.erfc``, which PyTorch for
 x86 takes from Intel's MKL: on an AMD processor it alone takes as long as all of ``F.gelu``, forward and backward.
 """
 

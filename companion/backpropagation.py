@@ -350,6 +350,8 @@ class Variable:
                     "reduce it with .mean() or .sum(), or give backward a gradient of that shape"
                 )
             gradient = torch.ones_like(self.data)
+        if not isinstance(gradient, Tensor):
+            raise TypeError(f"gradient must be a tensor in the output's shape {tuple(self.shape)}, got {gradient!r}")
         if gradient.shape != self.shape:
             raise ValueError(f"gradient must have the output's shape {tuple(self.shape)}, got {tuple(gradient.shape)}")
 
@@ -371,8 +373,8 @@ class Variable:
         contribution = sum_to_shape(contribution, self.data.shape).to(self.data)
         if self.grad is not None:
             self.grad += contribution
-        elif contribution.data_ptr() == g.data_ptr():
-            self.grad = contribution.clone()  # the memory is not ours to add to
+        elif contribution.untyped_storage().data_ptr() == g.untyped_storage().data_ptr():
+            self.grad = contribution.clone()  # a view of g: the memory is not ours to add to
         else:
             self.grad = contribution.contiguous()
 

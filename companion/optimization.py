@@ -87,6 +87,12 @@ class Descent(torch.optim.Optimizer):
                 self.update(p, -g if group["maximize"] else g, group)
         return loss
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # one that was saved before an option existed
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
+
     def update(self, p: Float[Tensor, "*shape"], g: Float[Tensor, "*shape"], group: dict[str, Any]) -> None:
         """Change one parameter in place. Subclasses write their equation here.
 
@@ -378,6 +384,7 @@ class StepLR(LRScheduler):
     .. math:: \mathrm{lr}_t = \mathrm{lr}_0\, \gamma^{\lfloor t / s \rfloor}
 
     with :math:`s` the ``step_size``. A step is whatever you call ``scheduler.step()`` after: an epoch or a minibatch.
+    The rate is computed from the first one: another schedule on the same optimiser is overwritten, not multiplied.
 
     Args:
         optimizer: Whose rate to set; each parameter group starts from its own ``lr``.
@@ -580,6 +587,8 @@ def _check_options(options: dict[str, Any]) -> None:
     }.items():
         if name in options and not options[name] >= 0:
             raise ValueError(f"{name} must be zero or more, got {options[name]}: {advice}")
+    if len(options.get("betas", (0, 0))) != 2:
+        raise ValueError(f"betas must be two shares of the past, such as (0.9, 0.999), got {options['betas']}")
     for name, shares in {"alpha": [options.get("alpha", 0.0)], "betas": options.get("betas", ())}.items():
         if not all(0 <= share < 1 for share in shares):
             raise ValueError(f"{name} must lie in [0, 1), got {options[name]}: the share of the past that is kept")

@@ -5,6 +5,7 @@ import sys
 import weakref
 from itertools import product
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -953,3 +954,20 @@ def test_fifty_steps_of_training_agree_with_torch_sgd(two_layers):
 
 def test_everything_public_is_listed():
     assert all(hasattr(backpropagation, name) for name in backpropagation.__all__)
+
+
+def test_pullbacks_that_return_shifted_views_do_not_share_memory():
+    a, b = Variable(torch.ones(3), requires_grad=True), Variable(torch.ones(3), requires_grad=True)
+    for _ in range(2):
+        joined = torch.cat([torch.zeros(1), a.data + b.data])
+        record("pad", joined, (a, lambda g: g[1:]), (b, lambda g: g[1:])).sum().backward()
+    assert a.grad.tolist() == b.grad.tolist() == [2.0, 2.0, 2.0]
+    x = Variable(torch.ones(3), requires_grad=True)
+    record("both ends", x.data.repeat(2)[:4], (x, lambda g: g[1:]), (x, lambda g: g[:-1])).sum().backward()
+    assert x.grad.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_gradient_that_is_no_tensor_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(TypeError, match=r"gradient must be a tensor in the output's shape \(3,\), got 1.0"):
+        Variable(torch.ones(3), requires_grad=True).backward(1.0)

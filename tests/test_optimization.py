@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 
+import jaxtyping
 import pytest
 import torch
 from torch.optim import lr_scheduler as judge_schedules
@@ -689,3 +690,22 @@ def test_one_cycle_refuses_to_go_on_after_the_end():
         scheduler.step()
     with pytest.raises(ValueError, match="step 4 of a cycle of 3: total_steps is epochs times minibatches"):
         scheduler.step()
+
+
+@pytest.mark.parametrize("optimizer", [SGD, RMSprop, Adam, AdamW])
+def test_a_state_saved_before_an_option_existed_loads_and_goes_on(optimizer):
+    p = torch.ones(3, requires_grad=True)
+    saved = getattr(torch.optim, optimizer.__name__)([p], lr=0.1).state_dict()
+    for group in saved["param_groups"]:
+        group.pop("maximize", None)
+    ours = optimizer([p], lr=0.1)
+    ours.load_state_dict(saved)
+    p.grad = torch.ones(3)
+    ours.step()
+    assert (p < 1).all()
+
+
+def test_betas_are_two(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="betas must be two shares of the past"):
+        Adam([torch.ones(1, requires_grad=True)], betas=(0.9,))
