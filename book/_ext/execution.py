@@ -8,6 +8,7 @@ the companion, the pinned packages and Python. Change one of them and the folder
 import hashlib
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import jupytext
@@ -42,6 +43,14 @@ def cache_folder(root: Path) -> Path:
 def store(root: Path, path: Path, notebook: NotebookNode) -> None:
     """Keep the outputs of an executed chapter for the site."""
     get_cache(cache_folder(root)).cache_notebook_bundle(CacheBundleIn(notebook, str(path)), overwrite=True)
+
+
+def read_executed(root: Path, path: Path) -> NotebookNode:
+    """A chapter with the outputs that are kept for it; without any, if there are none."""
+    notebook = read_chapter(path)
+    with suppress(KeyError):
+        _, notebook = get_cache(cache_folder(root)).merge_match_into_notebook(notebook)
+    return notebook
 
 
 def setup(app):

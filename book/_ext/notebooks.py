@@ -4,6 +4,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import nbformat
+from execution import read_executed
 from sphinx.errors import ConfigError
 from sphinx_thebe import init_thebe_core, update_thebe_context
 
@@ -36,8 +37,7 @@ def add_notebook(app, pagename, templatename, context, doctree):
     if "kernelspec" not in app.env.metadata.get(pagename, {}):
         return
     url, branch = (app.config.html_theme_options.get(f"repository_{key}") for key in ("url", "branch"))
-    executed = Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
-    notebook = nbformat.read(executed, as_version=4)
+    notebook = read_executed(Path(app.srcdir), Path(app.env.doc2path(pagename)))
     if url:
         notebook.cells.insert(0, nbformat.v4.new_code_cell(INSTALL.format(url=url), id="install"))
         buttons = [
