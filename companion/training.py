@@ -17,7 +17,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["History", "accuracy", "evaluate", "fit"]
+__all__ = ["History", "accuracy", "evaluate", "fit", "modes_kept"]
 
 
 @dataclass
@@ -147,7 +147,7 @@ def fit(
     hidden = not progress or "TQDM_DISABLE" in os.environ
     bar = tqdm(total=epochs * history.steps_per_epoch, desc="training", unit="step", leave=False, disable=hidden)
     order = torch.Generator().manual_seed(seed)  # its own, so that the minibatches are the same for any model
-    with bar, _modes_kept(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with bar, modes_kept(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         for _ in range(epochs):
             model.train()
@@ -200,7 +200,7 @@ def evaluate(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     x, y = _follow(model, data, "data")
     total = torch.zeros(2, dtype=torch.float64)
-    with _modes_kept(model), torch.no_grad():
+    with modes_kept(model), torch.no_grad():
         model.eval()
         for inputs, targets in zip(x.split(batch_size), y.split(batch_size), strict=True):
             prediction = model(inputs)
@@ -211,8 +211,12 @@ def evaluate(
 
 
 @contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put every module back into the mode that it has now, training or evaluation, whatever happens meanwhile."""
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put every module back into the mode that it has now, training or evaluation, whatever happens meanwhile.
+
+    Args:
+        model: The model whose modules are meant; use it as ``with modes_kept(model): ...``.
+    """
     modes = {module: module.training for module in model.modules()}
     try:
         yield

@@ -4,6 +4,7 @@ import hashlib
 import json
 import runpy
 import socket
+import string
 import subprocess
 import sys
 import threading
@@ -23,14 +24,18 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from companion import datasets
 from companion.datasets import (
+    CHARACTERS,
     FASHION_MNIST_CLASSES,
     blobs,
     cache_folder,
+    decode,
     digits,
     download,
+    encode,
     fashion_mnist,
     moons,
     photographs,
+    python_documentation,
     read_idx,
     spirals,
 )
@@ -230,6 +235,97 @@ def test_photographs_are_what_pillow_reads(float64_default):
             Image.open(Path(load_sample_images.__code__.co_filename).parent / "images" / Path(path).name)
         )
         torch.testing.assert_close(picture, torch.tensor(judge.transpose(2, 0, 1) / 255).float(), rtol=0, atol=2 / 255)
+
+
+# Text
+
+
+def paragraphs_of(text):
+    return [paragraph for paragraph in text.split("\n\n") if paragraph.strip()]
+
+
+def long_paragraphs_of(text):
+    return [paragraph for paragraph in paragraphs_of(text) if len(paragraph) >= 40]
+
+
+def test_the_documentation_is_pythons_own_in_three_parts_of_about_80_10_and_10_percent():
+    from pydoc_data.topics import topics
+
+    texts = python_documentation()
+    whole = sum(map(len, texts))
+    assert [round(len(text) / whole, 1) for text in texts] == [0.8, 0.1, 0.1]
+    assert 0.7 < whole / sum(map(len, topics.values())) < 0.9
+    assert texts.train.startswith(topics["assert"].split("\n\n")[0])
+    assert texts.validation.startswith(topics["try"].split("\n\n")[0])
+    assert texts.test.startswith(topics["typesfunctions"].split("\n\n")[0])
+
+
+def test_every_paragraph_of_the_documentation_is_there_and_no_long_one_twice():
+    from pydoc_data.topics import topics
+
+    kept = [paragraph for text in python_documentation() for paragraph in long_paragraphs_of(text)]
+    there = {paragraph.strip("\n") for text in topics.values() for paragraph in text.split("\n\n")}
+    assert len(kept) == len(set(kept))
+    assert set(kept) == {p for p in there if len(p) >= 40}
+
+
+def test_without_that_the_test_would_repeat_the_training_text():
+    from pydoc_data.topics import topics
+
+    train = {p for name in topics if name < "try" for p in long_paragraphs_of(topics[name].strip("\n"))}
+    repeated = [p for p in long_paragraphs_of(topics["with"].strip("\n")) if p in train]
+    assert sum(map(len, repeated)) > 0.9 * len(topics["with"])
+
+
+def test_another_text_is_cut_between_its_paragraphs_and_loses_repetitions(tmp_path):
+    file = tmp_path / "täxt.txt"
+    long = "x" * 40
+    file.write_text(
+        "\n\n".join([*(f"{i}é" * 30 for i in range(10)), long, "short", long, "short"]) + "\n", encoding="utf-8"
+    )
+    texts = python_documentation(file)
+    assert "".join(texts).count(long) == 1
+    assert "".join(texts).count("short") == 2
+    assert [len(paragraphs_of(text)) for text in texts] == [9, 1, 3]
+    assert python_documentation(str(file)) == texts
+
+
+@pytest.mark.parametrize("text", ["", "one\n\ntwo", "a\n\nb\n\n" + "c" * 1000])
+def test_a_text_that_leaves_a_part_empty_is_refused(tmp_path, text):
+    (tmp_path / "short.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"short\.txt cannot be cut into three parts.*separate paragraphs by empty lines"
+    ):
+        python_documentation(tmp_path / "short.txt")
+
+
+def test_a_missing_text_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
+        python_documentation(tmp_path / "nowhere.txt")
+
+
+def test_the_alphabet_has_97_different_characters_and_the_end_of_a_line_first():
+    assert len(CHARACTERS) == len(set(CHARACTERS)) == 97
+    assert CHARACTERS[0] == "\n"
+    assert set(string.printable) - set(CHARACTERS) == set("\t\r\x0b\x0c")
+
+
+def test_decoding_undoes_encoding_but_for_foreign_characters():
+    assert decode(encode(CHARACTERS)) == CHARACTERS
+    assert torch.equal(encode(CHARACTERS), torch.arange(97))
+    assert (
+        decode(encode("“naïve”\tπ"))
+        == "\N{REPLACEMENT CHARACTER}na\N{REPLACEMENT CHARACTER}ve" + 3 * "\N{REPLACEMENT CHARACTER}"
+    )
+    assert encode("").shape == (0,)
+    assert encode("").dtype == torch.int64
+    assert decode(encode("")) == ""
+
+
+@pytest.mark.parametrize("number", [-1, 97])
+def test_a_number_that_is_no_characters_is_refused(number):
+    with pytest.raises(ValueError, match=r"between 0 and 96, got"):
+        decode(torch.tensor([5, number]))
 
 
 # Fashion-MNIST
