@@ -5,7 +5,16 @@ from importlib import import_module
 
 from benchmarks.measure import Row, measure
 
-MODULES = ("imports", "layers", "activations", "backpropagation", "optimization")  # in the order of the chapters
+MODULES = (  # in the order of the chapters
+    "imports",
+    "layers",
+    "activations",
+    "backpropagation",
+    "optimization",
+    "convolution",
+    "recurrence",
+    "lstm",
+)
 
 COLUMNS = ("aim ≤", "1 thread", "2 threads", "ours, ms", "theirs, ms", "aim met?")
 

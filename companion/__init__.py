@@ -3,16 +3,31 @@
 One module for each chapter that builds something, and a ground floor of data sets, training loop and figures.
 """
 
-from companion import activations, backpropagation, datasets, display, layers, optimization, plotting, training
+from companion import (
+    activations,
+    backpropagation,
+    convolution,
+    datasets,
+    display,
+    layers,
+    lstm,
+    optimization,
+    plotting,
+    recurrence,
+    training,
+)
 
 __all__ = [
     "activations",
     "backpropagation",
+    "convolution",
     "datasets",
     "display",
     "layers",
+    "lstm",
     "optimization",
     "plotting",
+    "recurrence",
     "training",
 ]
 __version__ = "0.1.0"

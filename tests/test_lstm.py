@@ -1,0 +1,189 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_recurrence import (
+    assert_agree,
+    check_against_torch,
+    check_arrangements,
+    check_central_differences,
+    check_dropout,
+    check_interchangeable,
+    check_loop_over_cells,
+    check_single_precision,
+    check_states_of_packed_sequences,
+    check_types_and_devices,
+    itself,
+    normal,
+    plain_python,  # noqa: F401  (a fixture)
+    seed,  # noqa: F401  (a fixture that every test uses)
+    settings_of_a_layer,
+    twins,
+)
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from companion.lstm import GRU, LSTM, GRUCell, LSTMCell
+
+LAYERS = [(LSTM, nn.LSTM), (GRU, nn.GRU)]
+CELLS = [(LSTMCell, nn.LSTMCell), (GRUCell, nn.GRUCell)]
+
+
+@pytest.fixture(params=LAYERS, ids=["LSTM", "GRU"])
+def pair(request):
+    """One of our layers, and PyTorch's."""
+    return request.param
+
+
+def states_of(layer, *shape):
+    return [normal(*shape, seed=1 + n) for n in range(layer.states)]
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(case=settings_of_a_layer(), pair=st.sampled_from(LAYERS))
+def test_values_states_and_all_gradients_are_those_of_torch(case, pair):
+    check_against_torch(*pair, case)
+
+
+def test_a_long_sequence_gives_what_torch_gives(pair):
+    ours, theirs = twins(*pair, 7, 9)
+    assert_agree(ours, theirs, itself, [normal(100, 5, 7)], states_of(ours, 1, 5, 9))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 10.0, 1e4])
+def test_gates_that_are_shut_or_wide_open_give_what_torch_gives(pair, scale):
+    ours, theirs = twins(*pair, 3, 4)
+    assert_agree(ours, theirs, itself, [scale * normal(6, 2, 3)], [scale * s for s in states_of(ours, 1, 2, 4)], 1e-9)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_loss_on_one_of_the_two_states_alone_has_torchs_gradient(part):
+    ours, theirs = twins(LSTM, nn.LSTM, 3, 4)
+    x = normal(6, 2, 3)
+    gradients = [torch.autograd.grad(layer(x)[1][part].square().sum(), layer.parameters()) for layer in (ours, theirs)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "bias": False}])
+def test_gradients_agree_with_central_differences(pair, options):
+    layer = pair[0](2, 2, **options).double()
+    check_central_differences(layer, *states_of(layer, 4 if options else 1, 2, 2))
+
+
+def test_gradients_through_unequal_lengths_agree_with_central_differences(pair):
+    layer = pair[0](2, 2, bidirectional=True).double()
+    lengths = torch.tensor([2, 4])
+    check_central_differences(
+        layer,
+        *states_of(layer, 2, 2, 2),
+        make_input=lambda x: pack_padded_sequence(x, lengths, enforce_sorted=False),
+    )
+
+
+def test_single_precision_is_as_good_as_torchs(pair):
+    check_single_precision(*pair)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 3, "bidirectional": True, "batch_first": True}, {"bias": False}]
+)
+def test_a_layer_is_interchangeable_with_torchs(pair, options):
+    check_interchangeable(*pair, 3, 5, **options)
+
+
+def test_arguments_stand_where_torch_has_them(pair):
+    ours, theirs = pair
+    assert repr(ours(3, 5, 2, False, True, 0.5, True)) == repr(theirs(3, 5, 2, False, True, 0.5, True))
+
+
+@pytest.mark.parametrize(("layer", "cell"), [(LSTM, LSTMCell), (GRU, GRUCell)])
+def test_a_layer_is_its_cell_step_after_step(layer, cell):
+    check_loop_over_cells(layer(2, 3).double(), cell(2, 3).double())
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
+def test_any_arrangement_of_the_input_gives_the_same(pair, options):
+    check_arrangements(pair[0](2, 3, **options).double())
+
+
+def test_states_of_packed_sequences_keep_the_order_of_the_sequences(pair):
+    check_states_of_packed_sequences(*pair)
+
+
+def test_dropout_acts_between_layers_and_only_in_training(pair):
+    check_dropout(*pair)
+
+
+def test_any_float_type_and_device_will_do(pair):
+    check_types_and_devices(pair[0])
+
+
+def test_an_input_without_gradient_is_not_asked_for_one(pair):
+    layer = pair[0](2, 3)
+    layer(normal(4, 2, 2, dtype=torch.float32))[0].sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+def test_the_cell_state_is_kept_by_an_open_forget_gate_and_a_shut_input_gate():
+    layer = LSTM(1, 1).double()
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.zero_()
+        layer.bias_ih_l0[:] = torch.tensor([-1000.0, 1000.0, 0.0, 1000.0])  # i, f, g, o
+    h, c = torch.zeros(1, 1, 1).double(), torch.full((1, 1, 1), 0.7).double().requires_grad_()
+    _, (h, last) = layer(normal(500, 1, 1), (h, c))
+    assert last.item() == c.item()
+    assert h.item() == c.tanh().item()
+    last.backward()
+    assert c.grad.item() == 1  # after five hundred steps
+
+
+def test_the_gradient_of_an_lstm_cannot_be_differentiated_again_but_those_of_a_gru_and_of_the_cells_can():
+    x = normal(3, 2, 2).requires_grad_()
+    output, _ = LSTM(2, 3).double()(x)
+    with pytest.raises(RuntimeError, match=r"cannot be computed with create_graph=True: loop over the layer's cell"):
+        torch.autograd.grad(output.sum(), x, create_graph=True)
+    gru, lstm_cell, gru_cell = GRU(2, 3).double(), LSTMCell(2, 3).double(), GRUCell(2, 3).double()
+    assert torch.autograd.gradgradcheck(lambda x: gru(x)[0], x)
+    state = normal(2, 3).requires_grad_()
+    assert torch.autograd.gradgradcheck(gru_cell, (x[0], state))
+    assert torch.autograd.gradgradcheck(lambda x, h, c: lstm_cell(x, (h, c)), (x[0], state, normal(2, 3, seed=2)))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), CELLS)
+def test_a_cell_is_that_of_torch(ours, theirs):
+    for bias in (True, False):
+        check_interchangeable(ours, theirs, 3, 5, bias=bias)
+        ours_cell, theirs_cell = twins(ours, theirs, 3, 5, bias=bias)
+        for shape in [(4,), (1,), ()]:
+            assert_agree(ours_cell, theirs_cell, itself, [normal(*shape, 3)], states_of(ours_cell, *shape, 5))
+            assert_agree(ours_cell, theirs_cell, itself, [normal(*shape, 3)])
+
+
+@pytest.mark.parametrize("layer", [LSTM, GRU, LSTMCell, GRUCell])
+def test_a_layer_refuses_what_is_no_layer(layer):
+    with pytest.raises(ValueError, match="input_size and hidden_size must be at least 1, got 3 and 0"):
+        layer(3, 0)
+
+
+@pytest.mark.usefixtures("plain_python")
+@pytest.mark.parametrize("layer", [LSTM(3, 4), GRU(3, 4), LSTMCell(3, 4), GRUCell(3, 4)])
+def test_a_layer_refuses_inputs_that_do_not_fit(layer):
+    with pytest.raises(TypeError, match=r"floating-point numbers, got torch.int64: look tokens up in an Embedding"):
+        layer(torch.ones(5, 2, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"expected 3 features in the last dimension, got shape \(5, 2, 4\)"):
+        layer(torch.ones(5, 2, 4))
+
+
+@pytest.mark.usefixtures("plain_python")
+@pytest.mark.parametrize("layer", [LSTM(3, 4), LSTMCell(3, 4)])
+def test_an_lstm_needs_both_states(layer):
+    x = torch.ones(2, 3)
+    with pytest.raises(TypeError, match=r"expected a pair of states, \(h, c\), got a tensor"):
+        layer(x, torch.zeros(2, 4))
+    with pytest.raises(TypeError, match=r"expected a pair of states, \(h, c\), got 1 of them"):
+        layer(x, (torch.zeros(1, 4),))
+    fitting = torch.zeros(2, 4) if isinstance(layer, LSTMCell) else torch.zeros(1, 4)
+    with pytest.raises(ValueError, match=r"a state of shape \(\d, 4\) for an input .*, got \(3, 4\): leave it out"):
+        layer(x, (fitting, torch.zeros(3, 4)))
