@@ -15,14 +15,17 @@ LSTM and other neural network architectures*, Neural Networks 18 (2005); for the
 representations using RNN encoder–decoder for statistical machine translation*, EMNLP 2014.
 """
 
+from importlib.resources import files
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
-from companion.recurrence import Recurrent, RecurrentCell, first_derivative_only
+from companion.datasets import CHARACTERS
+from companion.recurrence import LanguageModel, Recurrent, RecurrentCell, first_derivative_only
 
-__all__ = ["GRU", "LSTM", "GRUCell", "LSTMCell"]
+__all__ = ["GRU", "LSTM", "GRUCell", "LSTMCell", "pretrained_language_model"]
 
 
 class LSTMCell(RecurrentCell):
@@ -273,3 +276,20 @@ def _gru_step(from_input, h, W_hh, b_hh):
     r, z = (r + r_h).sigmoid(), (z + z_h).sigmoid()
     n = (n + r * n_h).tanh()
     return (1 - z) * n + z * h
+
+
+def pretrained_language_model() -> LanguageModel:
+    """A language model of Python's documentation that comes with the companion, and need not be trained.
+
+    Two LSTM layers of 256 units read characters as vectors of 64 numbers. It was trained on the first part of
+    :func:`companion.datasets.python_documentation`, chosen on the second, and has not seen the third.
+    ``companion/data/write_language_model.py`` wrote the file, in half precision.
+
+    Returns:
+        The model, in evaluation mode and single precision; :func:`companion.datasets.encode` makes its tokens.
+    """
+    from safetensors.torch import load
+
+    model = LanguageModel(len(CHARACTERS), LSTM(64, 256, num_layers=2, dropout=0.2), dropout=0.2)
+    model.load_state_dict(load((files("companion") / "data" / "language_model.safetensors").read_bytes()))
+    return model.eval()

@@ -1,7 +1,12 @@
+import json
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from test_recurrence import (
     assert_agree,
     check_against_torch,
@@ -23,8 +28,12 @@ from test_recurrence import (
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from companion.lstm import GRU, LSTM, GRUCell, LSTMCell
+from companion import lstm
+from companion.datasets import CHARACTERS, Texts, encode, python_documentation
+from companion.lstm import GRU, LSTM, GRUCell, LSTMCell, pretrained_language_model
+from companion.recurrence import NGram, bits_per_character
 
+DATA = Path(lstm.__file__).parent / "data"
 LAYERS = [(LSTM, nn.LSTM), (GRU, nn.GRU)]
 CELLS = [(LSTMCell, nn.LSTMCell), (GRUCell, nn.GRUCell)]
 
@@ -187,3 +196,70 @@ def test_an_lstm_needs_both_states(layer):
     fitting = torch.zeros(2, 4) if isinstance(layer, LSTMCell) else torch.zeros(1, 4)
     with pytest.raises(ValueError, match=r"a state of shape \(\d, 4\) for an input .*, got \(3, 4\): leave it out"):
         layer(x, (fitting, torch.zeros(3, 4)))
+
+
+# What comes with the companion
+
+
+def test_the_pretrained_language_model_beats_counting_on_text_that_it_has_not_seen():
+    texts = python_documentation()
+    train, test = encode(texts.train), encode(texts.test)[:8000]
+    model = pretrained_language_model()
+    assert not any(module.training for module in model.modules())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert bits_per_character(model, test) < NGram(5, len(CHARACTERS)).fit(train).bits(test) - 0.1
+
+
+def test_the_stored_language_model_is_small_and_says_what_it_is():
+    path = DATA / "language_model.safetensors"
+    assert path.stat().st_size < 2_000_000
+    with safe_open(path, "pt") as stored:
+        assert stored.metadata().keys() == {"what", "text", "licence"}
+        assert set(stored.keys()) == set(pretrained_language_model().state_dict())
+
+
+def test_the_script_trains_such_a_model(tmp_path, monkeypatch):
+    script = runpy.run_path(str(DATA / "write_language_model.py"))
+    few = Texts("def f(x):\n    return x\n" * 200, "if x:\n    y\n" * 20, "")
+    for name, value in {"python_documentation": lambda: few, "EPOCHS": 1, "BATCH": 8, "TIME": 8}.items():
+        monkeypatch.setitem(script["write"].__globals__, name, value)
+    script["write"](tmp_path / "model.safetensors")
+    with (
+        safe_open(tmp_path / "model.safetensors", "pt") as ours,
+        safe_open(DATA / "language_model.safetensors", "pt") as stored,
+    ):
+        assert ours.metadata() == stored.metadata()
+        for name in stored.keys():  # noqa: SIM118  (not a dictionary)
+            a, b = ours.get_tensor(name), stored.get_tensor(name)
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def test_the_script_of_the_ablations_writes_what_is_stored_but_for_the_settings(tmp_path):
+    script = runpy.run_path(str(DATA / "write_lstm_ablations.py"))
+    stored = json.loads((DATA / "lstm_ablations.json").read_text(encoding="utf-8"))
+    assert stored["settings"] == script["SETTINGS"]
+    script["SETTINGS"].update(steps=1, fresh_sequences=40)
+    script["write"](tmp_path / "ablations.json")
+    written = json.loads((tmp_path / "ablations.json").read_text(encoding="utf-8"))
+    assert written["errors"].keys() == stored["errors"].keys()
+    for task, variants in stored["errors"].items():
+        assert written["errors"][task].keys() == variants.keys()
+        for variant, lengths in variants.items():
+            assert {length: len(errors) for length, errors in written["errors"][task][variant].items()} == {
+                length: len(errors) for length, errors in lengths.items()
+            }
+
+
+@pytest.mark.parametrize(("variant", "place"), [("no input gate", 0), ("no forget gate", 1), ("no output gate", 3)])
+def test_a_gate_that_is_taken_away_is_open_and_stays_so(variant, place):
+    script = runpy.run_path(str(DATA / "write_lstm_ablations.py"))
+    layer = LSTM(2, 3)
+    script["begin"](layer, variant, 10)
+    x = normal(5, 4, 2, dtype=torch.float32)
+    z = x[0] @ layer.weight_ih_l0.T + layer.bias_ih_l0 + layer.bias_hh_l0
+    assert torch.equal(z.chunk(4, dim=1)[place].sigmoid(), torch.ones(4, 3))
+    layer(x)[0].square().sum().backward()
+    for parameter in layer.parameters():
+        parts = parameter.grad.chunk(4)
+        assert not parts[place].any()
+        assert all(part.any() for number, part in enumerate(parts) if number != place)
