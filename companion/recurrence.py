@@ -248,8 +248,8 @@ class RNNCell(RecurrentCell):
             ValueError: If a shape is not what it should be.
         """
         (h,) = self.start(input, hx)
-        z = F.linear(input, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
-        return z.tanh() if self.nonlinearity == "tanh" else z.relu()
+        s = F.linear(input, self.weight_ih, self.bias_ih) + F.linear(h, self.weight_hh, self.bias_hh)
+        return s.tanh() if self.nonlinearity == "tanh" else s.relu()
 
 
 class Recurrent(nn.Module):
@@ -526,9 +526,9 @@ class _RNN(torch.autograd.Function):
         hs = F.linear(x, W_ih, b)  # (time, batch, hidden): the inputs of all steps in one product
         ctx.save_for_backward(x, h, W_ih, W_hh, hs)
         ctx.nonlinearity = nonlinearity
-        for z in hs:  # in place, so that each sum becomes its state
-            z.addmm_(h, W_hh.T)
-            h = z.tanh_() if nonlinearity == "tanh" else z.relu_()
+        for s in hs:  # in place, so that each sum becomes its state
+            s.addmm_(h, W_hh.T)
+            h = s.tanh_() if nonlinearity == "tanh" else s.relu_()
         return hs
 
     @staticmethod
@@ -852,35 +852,51 @@ def sample(
 class NGram:
     r"""A language model that counts: how often has each token followed the last few?
 
-    The more of them it looks at, the better its guess where it has seen them, and the rarer that is. Witten and
-    Bell's rule mixes all lengths. After a context :math:`h` that occurred :math:`N(h)` times, followed by
-    :math:`T(h)` different tokens, the counts have a share of :math:`N(h) / (N(h) + T(h))`, and the context that is
-    one token shorter, :math:`h'`, has the rest:
+    The more of them it looks at, the better its guess where it has seen them, and the rarer that is. So all lengths are
+    mixed. Let a context :math:`h` have occurred :math:`N(h)` times, :math:`N(hc)` of them with :math:`c` after it, and
+    let :math:`V(h)` different tokens have followed. The counts have a share of the probability, and the context that
+    is one token shorter, :math:`h'`, distributes the rest. With ``"witten-bell"`` its share is that of new tokens
+    among what followed,
 
-    .. math:: \Pr(c \mid h) = \frac{N(hc) + T(h)\, \Pr(c \mid h')}{N(h) + T(h)}
+    .. math:: \Pr(c \mid h) = \frac{N(hc) + V(h)\, \Pr(c \mid h')}{N(h) + V(h)},
+
+    and with ``"kneser-ney"`` it is what a discount :math:`0 < D < 1` takes from every count,
+
+    .. math:: \Pr(c \mid h) = \frac{\max(N(hc) - D,\, 0) + D\, V(h)\, \Pr(c \mid h')}{N(h)}, \qquad
+              D = \frac{n_1 + 1}{n_1 + 2\, n_2 + 2},
+
+    where :math:`n_1` and :math:`n_2` count what occurred once and twice (raised by one, so that :math:`D` is never
+    zero). There, moreover, shorter contexts count not how *often* they occurred with :math:`c` after them, but after
+    how many *different* tokens: what always stands in one place is no good guess elsewhere.
 
     A context that was never seen passes everything on to the shorter one, and the empty context to
     :math:`1 / \text{vocabulary}`.
 
-    Reference: Witten and Bell, "The zero-frequency problem: estimating the probabilities of novel events in adaptive
-    text compression", *IEEE Transactions on Information Theory* 37 (1991), method C.
+    References: Witten and Bell, "The zero-frequency problem: estimating the probabilities of novel events in adaptive
+    text compression", *IEEE Transactions on Information Theory* 37 (1991); Kneser and Ney, "Improved backing-off for
+    m-gram language modeling", *ICASSP* (1995); for the mixed forms Chen and Goodman, "An empirical study of smoothing
+    techniques for language modeling", *ACL* (1996).
 
     Args:
         order: :math:`n`, the length of what is counted: the last :math:`n - 1` tokens and the next. 1 is a unigram,
             2 a bigram.
         vocabulary: How many different tokens there are.
+        smoothing: ``"witten-bell"`` or ``"kneser-ney"``.
 
     Raises:
-        ValueError: If ``order`` is below one, or so large that the contexts cannot be numbered in 64 bits.
+        ValueError: If ``order`` is below one, or so large that the contexts cannot be numbered in 64 bits, or if the
+            smoothing is neither of the two.
     """
 
-    def __init__(self, order: int, vocabulary: int):
+    def __init__(self, order: int, vocabulary: int, smoothing: str = "witten-bell"):
         if order < 1 or vocabulary < 1 or vocabulary**order >= 2**63:
             raise ValueError(
                 "an n-gram needs an order and a vocabulary of at least 1, and vocabulary ** order below 2 ** 63, got "
                 f"{order} and {vocabulary}"
             )
-        self.order, self.vocabulary = order, vocabulary
+        if smoothing not in ("witten-bell", "kneser-ney"):
+            raise ValueError(f"smoothing must be 'witten-bell' or 'kneser-ney', got {smoothing!r}")
+        self.order, self.vocabulary, self.smoothing = order, vocabulary, smoothing
 
     def fit(self, tokens: Int[Tensor, " tokens"]) -> "NGram":
         """Count.
@@ -898,7 +914,10 @@ class NGram:
             raise ValueError("there is nothing to count in an empty text")
         self.counts_ = []
         for n in range(1, self.order + 1):
-            grams, occurrences = self._numbered(tokens, n).unique(return_counts=True)
+            counted = self._numbered(tokens, n)
+            if self.smoothing == "kneser-ney" and n < self.order:  # once for each different token before
+                counted = self._numbered(tokens, n + 1).unique() % self.vocabulary**n
+            grams, occurrences = counted.unique(return_counts=True)
             contexts, which, followers = (grams // self.vocabulary).unique(return_inverse=True, return_counts=True)
             totals = torch.zeros_like(contexts).index_add_(0, which, occurrences)
             self.counts_.append((grams, occurrences, contexts, totals, followers))
@@ -921,9 +940,15 @@ class NGram:
         p = torch.full(tokens.shape, 1 / self.vocabulary, dtype=torch.float64)
         for n, (grams, occurrences, contexts, totals, followers) in enumerate(self.counts_, start=1):
             gram = self._numbered(tokens, n)
-            seen = _look_up(gram, grams, occurrences)
-            total, different = (_look_up(gram // self.vocabulary, contexts, values) for values in (totals, followers))
-            p = torch.where(total > 0, (seen + different * p) / (total + different).clamp(min=1), p)
+            N_hc = _look_up(gram, grams, occurrences)
+            N_h, V_h = (_look_up(gram // self.vocabulary, contexts, values) for values in (totals, followers))
+            if self.smoothing == "witten-bell":
+                mixed = (N_hc + V_h * p) / (N_h + V_h)
+            else:
+                n_1, n_2 = ((occurrences == times).sum().item() for times in (1, 2))
+                D = (n_1 + 1) / (n_1 + 2 * n_2 + 2)
+                mixed = ((N_hc - D).clamp(min=0) + D * V_h * p) / N_h
+            p = torch.where(N_h > 0, mixed, p)  # 0 / 0 where the context was never seen
         return p
 
     def bits(self, tokens: Int[Tensor, " tokens"]) -> float:
@@ -944,7 +969,7 @@ class NGram:
                 f"expected tokens from 0 to {self.vocabulary - 1}, got {tokens.min()} to {tokens.max()}: "
                 "give vocabulary the number of different tokens"
             )
-        padded = nn.functional.pad(tokens, (n - 1, 0))
+        padded = F.pad(tokens, (n - 1, 0))
         number = torch.zeros_like(tokens)
         for digit in padded.unfold(-1, n, 1).unbind(-1):
             number = number * self.vocabulary + digit
@@ -954,7 +979,7 @@ class NGram:
 def _look_up(keys, known, values):
     """The value that belongs to each key, or 0 where the sorted ``known`` lack it."""
     place = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
-    return torch.where(known[place] == keys, values[place], 0)
+    return torch.where(known[place] == keys, values[place], 0).double()
 
 
 def _streams(tokens, streams):

@@ -1,5 +1,6 @@
 import copy
 import math
+from collections import Counter
 
 import jaxtyping
 import pytest
@@ -742,7 +743,7 @@ def test_sampling_refuses_what_makes_no_sense(text, prompt, length, temperature,
 
 
 def witten_bell(text, start, history, token, vocabulary):
-    """Pr(token | history), as the recursion is written in the paper, with counts by search from ``start`` on."""
+    """Pr(token | history), as the recursion is written, with counts by search from ``start`` on."""
     if history is None:
         return 1 / vocabulary
     n = len(history)
@@ -754,19 +755,40 @@ def witten_bell(text, start, history, token, vocabulary):
     return (followers.count(token) + different * shorter) / (len(followers) + different)
 
 
+def kneser_ney(text, start, history, token, vocabulary, longest=True):
+    """The same with absolute discounts, and different predecessors in place of occurrences for shorter histories."""
+    if history is None:
+        return 1 / vocabulary
+    n = len(history)
+    grams = [tuple(text[i - n : i + 1]) for i in range(start, len(text))]
+    if not longest:
+        longer = {tuple(text[i - n - 1 : i + 1]) for i in range(start, len(text))}
+        grams = [gram[1:] for gram in longer]
+    shorter = kneser_ney(text, start, history[1:] if history else None, token, vocabulary, longest=False)
+    followers = [gram[-1] for gram in grams if list(gram[:-1]) == history]
+    if not followers:
+        return shorter
+    times = Counter(Counter(grams).values())
+    discount = (times[1] + 1) / (times[1] + 2 * times[2] + 2)
+    kept = max(followers.count(token) - discount, 0)
+    return (kept + discount * len(set(followers)) * shorter) / len(followers)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_an_n_gram_is_witten_and_bells_recursion(text, order):
+@pytest.mark.parametrize("judge", [witten_bell, kneser_ney])
+def test_an_n_gram_is_the_recursion_of_its_smoothing(text, order, judge):
     train, held_out = text[:80], text[300:330]
-    p = NGram(order, VOCABULARY + 1).fit(train).probability(held_out)
+    p = NGram(order, VOCABULARY + 1, judge.__name__.replace("_", "-")).fit(train).probability(held_out)
     padded = [0] * (order - 1) + train.tolist()
     tokens = [0] * (order - 1) + held_out.tolist()
     for t, expected in enumerate(p.tolist()):
         history, token = tokens[t : t + order - 1], tokens[t + order - 1]
-        assert expected == pytest.approx(witten_bell(padded, order - 1, history, token, VOCABULARY + 1), rel=1e-12)
+        assert expected == pytest.approx(judge(padded, order - 1, history, token, VOCABULARY + 1), rel=1e-12)
 
 
-def test_the_probabilities_of_all_next_tokens_add_up_to_one(text):
-    model = NGram(4, VOCABULARY + 1).fit(text)
+@pytest.mark.parametrize("smoothing", ["witten-bell", "kneser-ney"])
+def test_the_probabilities_of_all_next_tokens_add_up_to_one(text, smoothing):
+    model = NGram(4, VOCABULARY + 1, smoothing).fit(text)
     for context in ([0, 1, 1], [5, 5, 5], [4, 0, 5]):
         rows = torch.tensor([[*context, token] for token in range(VOCABULARY + 1)])
         assert model.probability(rows)[:, -1].sum() == pytest.approx(1, abs=1e-12)
@@ -791,6 +813,11 @@ def test_fit_returns_the_model_and_counts_afresh(text):
 def test_an_n_gram_of_an_impossible_size_is_refused(order, vocabulary):
     with pytest.raises(ValueError, match=rf"below 2 \*\* 63, got {order} and {vocabulary}"):
         NGram(order, vocabulary)
+
+
+def test_an_unknown_smoothing_is_refused():
+    with pytest.raises(ValueError, match="smoothing must be 'witten-bell' or 'kneser-ney', got 'laplace'"):
+        NGram(2, 5, "laplace")
 
 
 def test_an_n_gram_says_what_is_wrong_with_a_text(text):
