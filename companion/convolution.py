@@ -198,13 +198,13 @@ class Convolution(torch.autograd.Function):
         dilation: tuple[int, int],
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         """Weights times patches, plus bias."""
-        rows = _rows(_rows_outermost(x, edges), weight.shape[3], stride[1], dilation[1])
-        patches = _patches(rows, weight.shape[2], stride[0], dilation[0])
-        W = weight.transpose(1, 2).flatten(1)  # (out_channels, kernel_height · channels · kernel_width)
-        y = torch.bmm(W.expand(len(patches), -1, -1), patches)
-        y = y.view(len(patches), len(weight), *rows.shape[2:])  # (out_height, out_channels, out_width, batch)
-        if bias is not None:
-            y += bias.view(-1, 1, 1)
+        kh, kw = weight.shape[2:]
+        rows = _rows(_rows_outermost(x, edges), kw, stride[1], dilation[1])
+        patches = _patches(rows, kh, stride[0], dilation[0])
+        W = weight.transpose(1, 2).flatten(1)  # (out_channels, kh · channels · kw)
+        start = x.new_zeros(()) if bias is None else bias[:, None]
+        y = torch.baddbmm(start, W.expand(len(patches), -1, -1), patches)
+        y = y.unflatten(2, rows.shape[2:])  # (out_height, out_channels, out_width, batch)
         ctx.save_for_backward(x, weight, rows)
         ctx.options = stride, edges, dilation
         return y.permute(3, 1, 0, 2)
@@ -215,22 +215,23 @@ class Convolution(torch.autograd.Function):
         x, weight, rows = ctx.saved_tensors
         stride, edges, dilation = ctx.options
         (kh, kw), (height, width) = weight.shape[2:], x.shape[2:]
-        if torch.is_grad_enabled():  # a second derivative is wanted: the rows have to be a function of x again
+        if torch.is_grad_enabled():  # for a second derivative rows must depend on x again
             rows = _rows(_rows_outermost(x, edges), kw, stride[1], dilation[1])
         g = _rows_outermost(g)
-        out_height, _, out_width, batch = g.shape
+        *_, out_width, batch = g.shape
         dy = g.flatten(2)  # (out_height, out_channels, out_width · batch)
         dx = dW = db = None
         if ctx.needs_input_grad[0]:
             drows = torch.zeros_like(rows)
-            for i, W in enumerate(weight.permute(2, 1, 3, 0).flatten(1, 2)):  # (channels · kernel_width, out_channels)
-                places = _every(stride[0], out_height, i * dilation[0])
-                drows.flatten(2)[places].baddbmm_(W.expand(out_height, -1, -1), dy)
+            W = weight.permute(2, 1, 3, 0).flatten(1, 2)  # (kh, channels · kw, out_channels)
+            for h, g_row in enumerate(dy):  # each row of the output to the rows that it saw
+                seen = _every(dilation[0], kh, h * stride[0])
+                drows.flatten(2)[seen].baddbmm_(W, g_row.expand(kh, -1, -1))
             drows = drows.unflatten(1, (-1, kw))
             left, right, top, _ = edges
             dx = x.new_zeros(len(rows), x.shape[1], left + width + right, batch)
             for j in range(kw):
-                dx[:, :, _every(stride[1], out_width, j * dilation[1])] += drows[:, :, j]
+                dx[:, :, _every(stride[1], out_width, j * dilation[1])].add_(drows[:, :, j])
             dx = dx[top : top + height, :, left : left + width].permute(3, 1, 0, 2)
         if ctx.needs_input_grad[1]:
             patches = _patches(rows, kh, stride[0], dilation[0])
@@ -243,23 +244,25 @@ class Convolution(torch.autograd.Function):
 
 def _rows_outermost(x, edges=(0, 0, 0, 0)):
     """Images as (height, channels, width, batch), with zeros at their edges."""
-    x = x.permute(2, 1, 3, 0)
     left, right, top, bottom = edges
-    return (pad(x, (0, 0, left, right, 0, 0, top, bottom)) if any(edges) else x).contiguous()
+    x = x.permute(2, 1, 3, 0)
+    if any(edges):
+        x = pad(x, (0, 0, left, right, 0, 0, top, bottom))
+    return x.contiguous()
 
 
-def _rows(x, kernel_width, stride, dilation):
-    """The neighbours along each row, for all places: (height, channels · kernel_width, out_width, batch)."""
-    windows = x.unfold(2, dilation * (kernel_width - 1) + 1, stride)[..., ::dilation]
+def _rows(x, kw, stride, dilation):
+    """The neighbours along each row, for all places: (height, channels · kw, out_width, batch)."""
+    windows = x.unfold(2, dilation * (kw - 1) + 1, stride)[..., ::dilation]
     return windows.permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous()
 
 
-def _patches(rows, kernel_height, stride, dilation):
+def _patches(rows, kh, stride, dilation):
     """The rows under the kernel, one below the other, for all places down: a view, unless they are dilated.
 
-    The shape is (out_height, kernel_height · channels · kernel_width, out_width · batch).
+    The shape is (out_height, kh · channels · kw, out_width · batch).
     """
-    windows = rows.flatten(2).unfold(0, dilation * (kernel_height - 1) + 1, stride)[..., ::dilation]
+    windows = rows.flatten(2).unfold(0, dilation * (kh - 1) + 1, stride)[..., ::dilation]
     return windows.permute(0, 3, 1, 2).flatten(1, 2)
 
 
@@ -336,7 +339,7 @@ class MaxPooling(torch.autograd.Function):
         dx = torch.zeros_like(x)
         for place in ctx.places:
             share = g * (x[place] == y)
-            dx[place] += share
+            dx[place].add_(share)
             g = g - share
         return dx, None
 
