@@ -283,8 +283,8 @@ def max_pool2d(
 
     .. math:: y_{c h w} = \max_{i, j} x_{c,\; s h + d i,\; s w + d j}
 
-    The gradient goes to the number that was the largest, to the first one (row by row) if several were. NaN is passed
-    on. The padding is :math:`-\infty`, which is never the largest.
+    The gradient, which has to be finite, goes to the number that was the largest, to the first one (row by row) if
+    several were. NaN is passed on. The padding is :math:`-\infty`, which is never the largest.
 
     Reference: Ranzato, Huang, Boureau and LeCun, *Unsupervised learning of invariant feature hierarchies with
     applications to object recognition*, CVPR (2007).
