@@ -22,7 +22,10 @@ from companion.recurrence import RNN
 
 SETTINGS = {"hidden_size": 32, "batch_size": 32, "steps": 800, "lr": 0.01, "max_norm": 1.0, "fresh_sequences": 1000}
 LENGTHS, SEEDS = (10, 30, 100), (0, 1, 2)
-VARIANTS = ("full", "forget bias 1", "forget bias 0", "no forget gate", "no input gate", "no output gate", "RNN")
+VARIANTS = (
+    *("full", "forget bias log T", "forget bias 1", "forget bias 0"),
+    *("no forget gate", "no input gate", "no output gate", "RNN"),
+)
 
 
 def adding(n, length, generator):
@@ -47,11 +50,12 @@ TASKS = {"adding": (adding, 2, 1), "copying": (copying, 10, 8)}
 def begin(lstm, variant, length):
     """Set the biases with which the variant begins, and take away the gate that it lacks."""
     i, f, _, _ = lstm.bias_hh_l0.chunk(4)
-    if variant.startswith("forget bias"):
-        f.fill_(float(variant[-1]))
-        return
-    f.fill_(math.log(length))  # keeps a number for about so many steps
-    i.fill_(-math.log(length))  # and writes as rarely
+    keep = math.log(length)  # keeps a number for about so many steps; its opposite writes as rarely
+    starts = {"forget bias log T": (keep, None), "forget bias 1": (1.0, None), "forget bias 0": (0.0, None)}
+    forget, write = starts.get(variant, (keep, -keep))
+    f.fill_(forget)
+    if write is not None:
+        i.fill_(write)
     lacking = {"no input gate": 0, "no forget gate": 1, "no output gate": 3}.get(variant)
     if lacking is not None:
         for parameter in lstm.parameters():
