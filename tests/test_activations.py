@@ -3,7 +3,6 @@ import math
 from decimal import Decimal, localcontext
 from functools import partial
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,15 +49,6 @@ def pair(request):
     """One of our functions, and PyTorch's."""
     name, options = request.param
     return tuple(partial(getattr(module, name), **options) for module in (activations, F))
-
-
-@pytest.fixture
-def plain_python():
-    """The companion as a reader runs it, without the shapes being checked first."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def normal(*shape, dtype=torch.float64, seed=0):

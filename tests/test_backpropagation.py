@@ -5,7 +5,6 @@ import sys
 import weakref
 from itertools import product
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -967,7 +966,6 @@ def test_pullbacks_that_return_shifted_views_do_not_share_memory():
     assert x.grad.tolist() == [2.0, 2.0, 2.0]
 
 
-def test_a_gradient_that_is_no_tensor_is_refused(monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_a_gradient_that_is_no_tensor_is_refused(plain_python):
     with pytest.raises(TypeError, match=r"gradient must be a tensor in the output's shape \(3,\), got 1.0"):
         Variable(torch.ones(3), requires_grad=True).backward(1.0)

@@ -1,6 +1,5 @@
 import copy
 
-import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -23,12 +22,6 @@ from companion.layers import (
 )
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Without the checker of shapes, as in a reader's own program: in these tests it would speak first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -126,7 +119,7 @@ def test_linear_lives_where_it_is_told_to():
 
 
 @pytest.mark.parametrize("shape", [(5, 28, 28), (5, 3), (), (784, 1)])
-def test_linear_says_which_features_it_wanted(unchecked, shape):
+def test_linear_says_which_features_it_wanted(plain_python, shape):
     with pytest.raises(ValueError, match=rf"expected 784 features .*, got shape \({', '.join(map(str, shape))}"):
         Linear(784, 2)(torch.ones(shape))
 
@@ -188,7 +181,7 @@ def test_sequential_is_indexed_sliced_counted_and_walked():
         ((nn.Tanh(), torch.relu), r"module at place 1, got .*relu.*nn\.ReLU\(\) for torch\.relu"),
     ],
 )
-def test_sequential_refuses_what_is_not_a_module(unchecked, modules, words):
+def test_sequential_refuses_what_is_not_a_module(plain_python, modules, words):
     with pytest.raises(TypeError, match=words):
         Sequential(*modules)
 
@@ -263,7 +256,7 @@ def test_mse_loss_gradients_agree_with_central_differences():
     assert gradgradcheck(mse_loss, leaves)
 
 
-def test_mse_loss_refuses_to_stretch_a_column_over_a_vector(unchecked):
+def test_mse_loss_refuses_to_stretch_a_column_over_a_vector(plain_python):
     with pytest.raises(ValueError, match=r"of one shape, got \(4, 1\) and \(4,\): drop a dimension .* squeeze\(1\)"):
         mse_loss(normal(4, 1), normal(4))
 
@@ -414,7 +407,7 @@ def test_cross_entropy_says_which_shapes_fit(logits, target):
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.float32, torch.bool])
-def test_cross_entropy_says_how_to_convert_targets(unchecked, dtype):
+def test_cross_entropy_says_how_to_convert_targets(plain_python, dtype):
     with pytest.raises(TypeError, match=rf"torch\.int64 as targets, got {dtype}: convert indices with target\.long"):
         cross_entropy(normal(4, 3), torch.ones(4, dtype=dtype))
 
@@ -475,7 +468,7 @@ def test_kaiming_keeps_the_size_of_a_signal_through_twenty_layers_of_relu():
 
 @pytest.mark.parametrize("initialise", [kaiming_normal_, kaiming_uniform_, xavier_normal_, xavier_uniform_])
 @pytest.mark.parametrize("shape", [(), (5,), (5, 0), (0, 5)])
-def test_initialisers_want_a_weight_with_inputs_and_outputs(unchecked, initialise, shape):
+def test_initialisers_want_a_weight_with_inputs_and_outputs(plain_python, initialise, shape):
     with pytest.raises(ValueError, match=r"weight of shape \(outputs, inputs, \.\.\.\) .*, got \(.*start it at zero"):
         initialise(torch.empty(shape))
 

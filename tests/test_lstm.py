@@ -20,7 +20,6 @@ from test_recurrence import (
     check_types_and_devices,
     itself,
     normal,
-    plain_python,  # noqa: F401  (a fixture)
     seed,  # noqa: F401  (a fixture that every test uses)
     settings_of_a_layer,
     twins,

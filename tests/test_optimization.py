@@ -5,7 +5,6 @@ import io
 import itertools
 import math
 
-import jaxtyping
 import pytest
 import torch
 from torch.optim import lr_scheduler as judge_schedules
@@ -705,7 +704,6 @@ def test_a_state_saved_before_an_option_existed_loads_and_goes_on(optimizer):
     assert (p < 1).all()
 
 
-def test_betas_are_two(monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_betas_are_two(plain_python):
     with pytest.raises(ValueError, match="betas must be two shares of the past"):
         Adam([torch.ones(1, requires_grad=True)], betas=(0.9,))

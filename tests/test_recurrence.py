@@ -2,7 +2,6 @@ import copy
 import math
 from collections import Counter
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -229,15 +228,6 @@ def check_types_and_devices(layer_class):
 
 
 RNNS = [{}, {"nonlinearity": "relu"}]
-
-
-@pytest.fixture
-def plain_python():
-    """The companion as a reader runs it, without the shapes being checked first."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(autouse=True)

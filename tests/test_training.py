@@ -1,7 +1,6 @@
 import math
 import time
 
-import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -208,8 +207,7 @@ def test_accuracy_counts_the_right_answers():
 
 
 @pytest.mark.parametrize("target", [torch.zeros(4, 1, dtype=torch.int64), torch.zeros(4)])
-def test_accuracy_refuses_targets_that_are_not_one_class_for_each_example(target, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_accuracy_refuses_targets_that_are_not_one_class_for_each_example(target, plain_python):
     with pytest.raises(ValueError, match=r"the number of a class for each example, got targets of shape \(4"):
         accuracy(torch.rand(4, 3), target)
 
