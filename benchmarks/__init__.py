@@ -1,5 +1,8 @@
-"""The companion's speed beside the library that a reader would otherwise call: ``python -m benchmarks``."""
+"""The companion's speed beside the library that a reader would otherwise call: ``python -m
+benchmarks``.
+"""
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported; a busy neighbour costs less with it
+# read when torch is imported; a busy neighbour costs less with it
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

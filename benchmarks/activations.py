@@ -1,8 +1,9 @@
 """Each activation on a hidden layer's output, beside torch.nn.functional's.
 
-PyTorch computes each in one pass over the numbers. An expression in Python makes one pass for each operation in it.
-Above the aim is the price of those passes through memory, and for GELU that of ``torch.erfc``, which PyTorch for
-x86 takes from Intel's MKL: on an AMD processor it alone takes as long as all of ``F.gelu``, forward and backward.
+PyTorch computes each in one pass over the numbers. An expression in Python makes one pass for
+each operation in it. Above the aim is the price of those passes through memory, and for GELU
+that of ``torch.erfc``, which PyTorch for x86 takes from Intel's MKL: on an AMD processor it
+alone takes as long as all of ``F.gelu``, forward and backward.
 """
 
 from collections.abc import Iterator
@@ -34,7 +35,10 @@ def rows() -> Iterator[Row]:
     g = torch.randn(BATCH, HIDDEN, generator=generator)
     for name, options in ACTIVATIONS:
         ours, theirs = (
-            forward_backward(partial(getattr(module, name), x, **options), [x], g) for module in (activations, F)
+            forward_backward(partial(getattr(module, name), x, **options), [x], g)
+            for module in (activations, F)
         )
         label = "".join(f", {key}={value}" for key, value in options.items())
-        yield Row(f"{name}{label}, {BATCH} × {HIDDEN}, forward and backward", ours, theirs, aim=1.5)
+        yield Row(
+            f"{name}{label}, {BATCH} × {HIDDEN}, forward and backward", ours, theirs, aim=1.5
+        )

@@ -1,4 +1,6 @@
-"""The tape beside torch.autograd: a training step, where products cost most, and a chain, where bookkeeping does."""
+"""The tape beside torch.autograd: a training step, where products cost most, and a chain, where
+bookkeeping does.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -74,7 +76,18 @@ def chain(x: Variable | Tensor) -> Tensor:
 
 def rows() -> Iterator[Row]:
     """One training step of an MLP, and a chain of small operations."""
-    yield Row("tape: training step, MLP 784–256–10, batch 128", step_with_the_tape(), step_with_torch(), 1.1)
+    yield Row(
+        "tape: training step, MLP 784–256–10, batch 128",
+        step_with_the_tape(),
+        step_with_torch(),
+        1.1,
+    )
     x = torch.linspace(-1, 1, 8)
     ours, theirs = Variable(x, requires_grad=True), x.clone().requires_grad_()
-    yield Row("tape: chain of 1,000 operations on 8 numbers", lambda: chain(ours), lambda: chain(theirs), 2.0, (1,))
+    yield Row(
+        "tape: chain of 1,000 operations on 8 numbers",
+        lambda: chain(ours),
+        lambda: chain(theirs),
+        2.0,
+        (1,),
+    )

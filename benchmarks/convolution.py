@@ -1,7 +1,9 @@
-"""Convolution, max pooling and a training step of LeNet, against ``torch.nn.functional`` and ``torch.nn``.
+"""Convolution, max pooling and a training step of LeNet, against ``torch.nn.functional`` and
+``torch.nn``.
 
-Gradients of weights are sums over many places. The upstream gradients are small, so that PyTorch's rounding errors in
-these sums, some ten times as large as ours, stay below what the comparison of the results allows.
+Gradients of weights are sums over many places. The upstream gradients are small, so that
+PyTorch's rounding errors in these sums, some ten times as large as ours, stay below what the
+comparison of the results allows.
 """
 
 from collections.abc import Iterator
@@ -33,17 +35,28 @@ def rows() -> Iterator[Row]:
     yield _step(256, None)
 
 
-def _conv2d(images: tuple[int, ...], channels: int, size: int, padding: int, aim: float | None) -> Row:
+def _conv2d(
+    images: tuple[int, ...], channels: int, size: int, padding: int, aim: float | None
+) -> Row:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(images, generator=g).requires_grad_()
-    weight = torch.randn(channels, images[1], size, size, generator=g) / (images[1] * size**2) ** 0.5
+    weight = (
+        torch.randn(channels, images[1], size, size, generator=g) / (images[1] * size**2) ** 0.5
+    )
     weight.requires_grad_()
     bias = torch.randn(channels, generator=g).requires_grad_()
     upstream = torch.randn(F.conv2d(x, weight, bias, padding=padding).shape, generator=g) / 1000
     return Row(
-        f"conv2d {images} → {channels} of {size} × {size}, padding {padding}, forward and backward",
-        forward_backward(lambda: conv2d(x, weight, bias, padding=padding), (x, weight, bias), upstream),
-        forward_backward(lambda: F.conv2d(x, weight, bias, padding=padding), (x, weight, bias), upstream),
+        (
+            f"conv2d {images} → {channels} of {size} × {size}, padding {padding}, forward and "
+            "backward"
+        ),
+        forward_backward(
+            lambda: conv2d(x, weight, bias, padding=padding), (x, weight, bias), upstream
+        ),
+        forward_backward(
+            lambda: F.conv2d(x, weight, bias, padding=padding), (x, weight, bias), upstream
+        ),
         aim,
     )
 
@@ -62,13 +75,32 @@ def _max_pool2d(images: tuple[int, ...], aim: float | None) -> Row:
 
 def _step(batch: int, aim: float | None) -> Row:
     g = torch.Generator().manual_seed(0)
-    x, target = torch.rand(batch, 1, 28, 28, generator=g), torch.randint(10, (batch,), generator=g)
+    x, target = (
+        torch.rand(batch, 1, 28, 28, generator=g),
+        torch.randint(10, (batch,), generator=g),
+    )
     ours = LeNet()
     theirs = nn.Sequential(
-        *(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+        *(
+            nn.Conv2d(1, 6, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ),
+        *(
+            nn.Flatten(),
+            nn.Linear(400, 120),
+            nn.ReLU(),
+            nn.Linear(120, 84),
+            nn.ReLU(),
+            nn.Linear(84, 10),
+        ),
     )
-    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    theirs.load_state_dict(
+        dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True))
+    )
 
     def step(model, loss, optimizer):
         def run():

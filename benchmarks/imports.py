@@ -14,7 +14,10 @@ __all__ = ["rows"]
 
 def rows() -> Iterator[Row]:
     """One row; the start of Python counts on both sides."""
-    modules = ["companion", *(f"companion.{module.name}" for module in iter_modules(companion.__path__))]
+    modules = [
+        "companion",
+        *(f"companion.{module.name}" for module in iter_modules(companion.__path__)),
+    ]
     yield Row(
         "import of all modules against import torch",
         lambda: _fresh_process(f"import {', '.join(modules)}"),
@@ -25,4 +28,6 @@ def rows() -> Iterator[Row]:
 
 
 def _fresh_process(code: str) -> None:
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(companion.__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(companion.__file__).parents[1]
+    )

@@ -1,8 +1,9 @@
 """Linear layers, cross-entropy, and the two together, against ``torch.nn``.
 
-The small sizes are there for honesty: what they measure is the price of a few more calls from Python, some 10 µs for a
-layer and 100 µs for the loss, however small the batch. In the large ones the loss waits for ``torch.exp``. PyTorch for
-x86 takes it from Intel's MKL; ``F.cross_entropy`` has an exponential of its own, twice as fast on an AMD processor.
+The small sizes are there for honesty: what they measure is the price of a few more calls from
+Python, some 10 µs for a layer and 100 µs for the loss, however small the batch. In the large
+ones the loss waits for ``torch.exp``. PyTorch for x86 takes it from Intel's MKL;
+``F.cross_entropy`` has an exponential of its own, twice as fast on an AMD processor.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ __all__ = ["rows"]
 
 
 def rows() -> Iterator[Row]:
-    """Linear layers, losses, and a network with its loss; small ones too, to know the price of a call from Python."""
+    """Linear layers, losses, and a network with its loss; small ones too, to know the price of
+    a call from Python.
+    """
     for batch, inputs, outputs, aim in [(128, 784, 256, 1.1), (32, 64, 64, None)]:
         yield from _linear(batch, inputs, outputs, aim)
     for batch, classes, aim in [(4096, 100, 1.3), (256, 100, 1.3), (256, 10, None)]:
@@ -56,10 +59,15 @@ def _cross_entropy(batch: int, classes: int, aim: float | None) -> Row:
 
 def _network(batch: int, sizes: list[int]) -> Row:
     g = torch.Generator().manual_seed(0)
-    x, target = torch.randn(batch, sizes[0], generator=g), torch.randint(sizes[-1], (batch,), generator=g)
+    x, target = (
+        torch.randn(batch, sizes[0], generator=g),
+        torch.randint(sizes[-1], (batch,), generator=g),
+    )
     ours = MLP(sizes)
     theirs = nn.Sequential(nn.Linear(*sizes[:2]), nn.ReLU(), nn.Linear(*sizes[1:]))
-    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    theirs.load_state_dict(
+        dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True))
+    )
     return Row(
         f"MLP {'–'.join(map(str, sizes))} and its loss, batch {batch}, forward and backward",
         forward_backward(lambda: cross_entropy(ours(x), target), list(ours.parameters())),

@@ -1,4 +1,6 @@
-"""One step of each optimiser beside torch.optim's, on the parameters of ResNet-18 and of a small MLP."""
+"""One step of each optimiser beside torch.optim's, on the parameters of ResNet-18 and of a
+small MLP.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -15,7 +17,9 @@ OPTIONS = {"SGD": {"momentum": 0.9}, "RMSprop": {}, "Adam": {}, "AdamW": {}}
 def resnet18() -> Iterator[tuple[int, ...]]:
     """The shapes of torchvision's resnet18: 11,689,512 parameters in 62 tensors."""
 
-    def convolution_and_norm(out_channels: int, in_channels: int, size: int) -> Iterator[tuple[int, ...]]:
+    def convolution_and_norm(
+        out_channels: int, in_channels: int, size: int
+    ) -> Iterator[tuple[int, ...]]:
         yield from [(out_channels, in_channels, size, size), (out_channels,), (out_channels,)]
 
     yield from convolution_and_norm(64, 3, 7)
@@ -32,7 +36,9 @@ def resnet18() -> Iterator[tuple[int, ...]]:
 def stepper(
     optimizer: type[torch.optim.Optimizer], gradients: list[Tensor], **options: float
 ) -> Callable[[], list[Tensor]]:
-    """A function that takes the next step with these same gradients, and returns the parameters."""
+    """A function that takes the next step with these same gradients, and returns the
+    parameters.
+    """
     params = [torch.ones_like(g).requires_grad_() for g in gradients]
     for p, g in zip(params, gradients, strict=True):
         p.grad = g

@@ -1,6 +1,7 @@
 """The companion package of the textbook *Deep Learning and Neural Networks*.
 
-One module for each chapter that builds something, and a ground floor of data sets, training loop and figures.
+One module for each chapter that builds something, and a ground floor of data sets, training
+loop and figures.
 """
 
 from companion import (
@@ -9,6 +10,7 @@ from companion import (
     convolution,
     datasets,
     display,
+    language_models,
     layers,
     lstm,
     optimization,
@@ -23,6 +25,7 @@ __all__ = [
     "convolution",
     "datasets",
     "display",
+    "language_models",
     "layers",
     "lstm",
     "optimization",

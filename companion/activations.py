@@ -1,21 +1,25 @@
 r"""Activation functions: what stands between two linear layers, and keeps them from being one.
 
-Taught in chapter *Activations*. Names, arguments and defaults are those of :mod:`torch.nn.functional`, and of
-:mod:`torch.nn` for the modules; the arguments that only choose how PyTorch works (``inplace``, ``dtype``) are left out.
+Taught in chapter *Activations*. Names, arguments and defaults are those of
+:mod:`torch.nn.functional`, and of :mod:`torch.nn` for the modules; the arguments that only
+choose how PyTorch works (``inplace``, ``dtype``) are left out.
 
-Each function stands beside the rule that carries a gradient back through it: one computes the output :math:`y = f(x)`,
-the other turns :math:`g = \partial L / \partial y` into :math:`\partial L / \partial x`, given :math:`g` and :math:`y`.
-:class:`HandDerived` joins the two. :func:`gelu` is a product, which autograd differentiates as precisely and as fast.
+Each function stands beside the rule that carries a gradient back through it: one computes the
+output :math:`y = f(x)`, the other turns :math:`g = \partial L / \partial y` into
+:math:`\partial L / \partial x`, given :math:`g` and :math:`y`. :class:`HandDerived` joins the
+two. :func:`gelu` is a product, which autograd differentiates as precisely and as fast.
 
-**Stable forms.** An exponential that could be infinite is capped, or shifted below zero; a difference that would cancel
-is an ``expm1`` or an ``erfc``. NaN passes through.
+**Stable forms.** An exponential that could be infinite is capped, or shifted below zero; a
+difference that would cancel is an ``expm1`` or an ``erfc``. NaN passes through.
 
-**Powers of two.** Exponentials are computed as :math:`e^x = 2^{x \log_2 e}`: on some processors ``torch.exp2`` is three
-times as fast as ``torch.exp``. Rounding :math:`x \log_2 e` costs about :math:`|x|` units in the last place, which is
-nothing near zero and two of seven digits at the far end of a sigmoid's tail in float32.
+**Powers of two.** Exponentials are computed as :math:`e^x = 2^{x \log_2 e}`: on some processors
+``torch.exp2`` is three times as fast as ``torch.exp``. Rounding :math:`x \log_2 e` costs about
+:math:`|x|` units in the last place, which is nothing near zero and two of seven digits at the
+far end of a sigmoid's tail in float32.
 
-**In place.** A method whose name ends in an underscore (``mul_``, ``clamp_``) overwrites a tensor that was just made,
-and that nobody else sees: this saves the time and the memory of another one.
+**In place.** A method whose name ends in an underscore (``mul_``, ``clamp_``) overwrites a
+tensor that was just made, and that nobody else sees: this saves the time and the memory of
+another one.
 """
 
 import math
@@ -46,16 +50,21 @@ __all__ = [
 
 
 class HandDerived(torch.autograd.Function):
-    """A function whose gradient is written by hand: ``HandDerived.apply(input, value, gradient)``.
+    """A function whose gradient is written by hand: ``HandDerived.apply(input, value,
+    gradient)``.
 
-    ``value(x)`` computes the output without autograd's help. ``gradient(g, y)`` takes the gradient of the loss with
-    respect to the output, and the output, and returns the gradient with respect to the input. It is made of tensor
-    operations, so autograd can differentiate it again. Only the output is kept in memory until then.
+    ``value(x)`` computes the output without autograd's help. ``gradient(g, y)`` takes the
+    gradient of the loss with respect to the output, and the output, and returns the gradient
+    with respect to the input. It is made of tensor operations, so autograd can differentiate it
+    again. Only the output is kept in memory until then.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, input: Shaped[Tensor, "..."], value: Callable[..., Tensor], gradient: Callable[..., Tensor]
+        ctx: Any,
+        input: Shaped[Tensor, "..."],
+        value: Callable[..., Tensor],
+        gradient: Callable[..., Tensor],
     ) -> Float[Tensor, "..."]:
         """``value(input)``, remembered for the way back."""
         output = value(_floating(input))
@@ -72,12 +81,14 @@ class HandDerived(torch.autograd.Function):
 def relu(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     r"""The rectified linear unit: what is positive passes, the rest is zero.
 
-    .. math:: f(x) = \max(0, x), \qquad f'(x) = \begin{cases} 1 & x > 0 \\ 0 & x \le 0 \end{cases}
+    .. math:: f(x) = \max(0, x), \qquad
+              f'(x) = \begin{cases} 1 & x > 0 \\ 0 & x \le 0 \end{cases}
 
-    At the kink every slope between 0 and 1 would do; 0 is PyTorch's choice. Where the output is zero no gradient
-    passes: a unit that is zero on every example no longer learns.
+    At the kink every slope between 0 and 1 would do; 0 is PyTorch's choice. Where the output is
+    zero no gradient passes: a unit that is zero on every example no longer learns.
 
-    Reference: Nair and Hinton, "Rectified linear units improve restricted Boltzmann machines", *ICML* (2010).
+    Reference: Nair and Hinton, "Rectified linear units improve restricted Boltzmann machines",
+    *ICML* (2010).
 
     Args:
         input: Numbers of any shape.
@@ -95,17 +106,21 @@ def relu(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     )
 
 
-def leaky_relu(input: Float[Tensor, "*shape"], negative_slope: float = 0.01) -> Float[Tensor, "*shape"]:
+def leaky_relu(
+    input: Float[Tensor, "*shape"], negative_slope: float = 0.01
+) -> Float[Tensor, "*shape"]:
     r"""A rectifier that lets a little through on the negative side, so that no unit dies.
 
-    .. math:: f(x) = \max(\alpha x, x), \qquad f'(x) = \begin{cases} 1 & x > 0 \\ \alpha & x \le 0 \end{cases}
+    .. math:: f(x) = \max(\alpha x, x), \qquad
+              f'(x) = \begin{cases} 1 & x > 0 \\ \alpha & x \le 0 \end{cases}
 
-    Reference: Maas, Hannun and Ng, "Rectifier nonlinearities improve neural network acoustic models", *ICML Workshop
-    on Deep Learning for Audio, Speech and Language Processing* (2013).
+    Reference: Maas, Hannun and Ng, "Rectifier nonlinearities improve neural network acoustic
+    models", *ICML Workshop on Deep Learning for Audio, Speech and Language Processing* (2013).
 
     Args:
         input: Numbers of any shape.
-        negative_slope: :math:`\alpha` between 0, which is :func:`relu`, and 1, which is a straight line.
+        negative_slope: :math:`\alpha` between 0, which is :func:`relu`, and 1, which is a
+            straight line.
 
     Returns:
         The same shape.
@@ -116,23 +131,25 @@ def leaky_relu(input: Float[Tensor, "*shape"], negative_slope: float = 0.01) -> 
     """
     if not 0 <= negative_slope <= 1:
         raise ValueError(
-            f"negative_slope must lie between 0 (a ReLU) and 1 (a straight line), got {negative_slope}: "
-            "outside, the larger of the two lines is no longer the leaky one"
+            "negative_slope must lie between 0 (a ReLU) and 1 (a straight line), got "
+            f"{negative_slope}: outside, the larger of the two lines is no longer the leaky one"
         )
     return HandDerived.apply(
         input,
         lambda x: (negative_slope * x).clamp_(min=x),
-        lambda g, y: y.sign().clamp_(min=negative_slope).mul_(g),  # 1 where y is positive, negative_slope elsewhere
+        # 1 where y is positive, negative_slope elsewhere
+        lambda g, y: y.sign().clamp_(min=negative_slope).mul_(g),
     )
 
 
 def sigmoid(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     r"""The logistic function: from any number to a probability.
 
-    .. math:: \sigma(x) = \frac{1}{1 + e^{-x}} = \frac{e^x}{1 + e^x}, \qquad \sigma'(x) = \sigma(x)\,(1 - \sigma(x))
+    .. math:: \sigma(x) = \frac{1}{1 + e^{-x}} = \frac{e^x}{1 + e^x}, \qquad
+              \sigma'(x) = \sigma(x)\,(1 - \sigma(x))
 
-    The second form keeps every digit of the left tail, down to the smallest number of the type: in the first,
-    :math:`e^{-x}` is infinite before :math:`\sigma(x)` is zero.
+    The second form keeps every digit of the left tail, down to the smallest number of the type:
+    in the first, :math:`e^{-x}` is infinite before :math:`\sigma(x)` is zero.
 
     Args:
         input: Numbers of any shape; log odds, if the output is to be a probability.
@@ -148,7 +165,10 @@ def sigmoid(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         e = _exp(x).clamp_(max=torch.finfo(x.dtype).max)  # finite, or e / (1 + e) is inf / inf
         return e.div_(1 + e)
 
-    return HandDerived.apply(input, value, lambda g, y: torch.addcmul(y, y, y, value=-1).mul_(g))  # (y − y y) g
+    # (y − y y) g
+    return HandDerived.apply(
+        input, value, lambda g, y: torch.addcmul(y, y, y, value=-1).mul_(g)
+    )
 
 
 def tanh(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -157,11 +177,12 @@ def tanh(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     .. math:: \tanh x = \frac{e^x - e^{-x}}{e^x + e^{-x}} = \frac{e^{2x} - 1}{(e^{2x} - 1) + 2}
               = 2\,\sigma(2x) - 1, \qquad \tanh'(x) = 1 - \tanh^2 x
 
-    The middle form needs :math:`e^{2x} - 1` only, and ``expm1`` computes that without cancellation near zero, where
-    :math:`\tanh x \approx x`. It is most precise for :math:`x > 0`; the sign is put back at the end.
+    The middle form needs :math:`e^{2x} - 1` only, and ``expm1`` computes that without
+    cancellation near zero, where :math:`\tanh x \approx x`. It is most precise for
+    :math:`x > 0`; the sign is put back at the end.
 
-    Reference: LeCun, Bottou, Orr and Müller, "Efficient BackProp", *Neural Networks: Tricks of the Trade* (1998), on
-    why a centred output helps.
+    Reference: LeCun, Bottou, Orr and Müller, "Efficient BackProp", *Neural Networks: Tricks of
+    the Trade* (1998), on why a centred output helps.
 
     Args:
         input: Numbers of any shape.
@@ -174,7 +195,8 @@ def tanh(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """
 
     def value(x):
-        m = (2 * x).abs_().expm1_().clamp_(max=torch.finfo(x.dtype).max)  # finite, or m / (m + 2) is inf / inf
+        # finite, or m / (m + 2) is inf / inf
+        m = (2 * x).abs_().expm1_().clamp_(max=torch.finfo(x.dtype).max)
         return m.div_(m + 2).copysign_(x)
 
     return HandDerived.apply(input, value, lambda g, y: (1 - y * y).mul_(g))
@@ -183,52 +205,62 @@ def tanh(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def softmax(input: Float[Tensor, "*shape"], dim: int | None = None) -> Float[Tensor, "*shape"]:
     r"""From scores to probabilities that add up to one along ``dim``.
 
-    .. math:: y_i = \frac{e^{x_i}}{\sum_j e^{x_j}} = \frac{e^{x_i - m}}{\sum_j e^{x_j - m}}, \qquad
+    .. math:: y_i = \frac{e^{x_i}}{\sum_j e^{x_j}}
+                  = \frac{e^{x_i - m}}{\sum_j e^{x_j - m}}, \qquad
               \frac{\partial y_i}{\partial x_k} = y_i\,(\delta_{ik} - y_k), \qquad
               \frac{\partial L}{\partial x_k} = y_k \Big(g_k - \sum_i g_i\, y_i\Big)
 
-    With :math:`m = \max_j x_j` no exponential is above one, and at least one is one: nothing overflows, and the sum is
-    never zero.
+    With :math:`m = \max_j x_j` no exponential is above one, and at least one is one: nothing
+    overflows, and the sum is never zero.
 
-    Reference: Bridle, "Probabilistic interpretation of feedforward classification network outputs, with relationships
-    to statistical pattern recognition", *Neurocomputing* (1990).
+    Reference: Bridle, "Probabilistic interpretation of feedforward classification network
+    outputs, with relationships to statistical pattern recognition", *Neurocomputing* (1990).
 
     Args:
         input: Scores of any shape.
-        dim: The dimension along which the results add up to one; required, although PyTorch still guesses it.
+        dim: The dimension along which the results add up to one; required, although PyTorch
+            still guesses it.
 
     Returns:
         The same shape, from 0 to 1.
 
     Raises:
-        TypeError: If ``dim`` is not given, or if ``input`` does not hold floating-point numbers.
+        TypeError: If ``dim`` is not given, or if ``input`` does not hold floating-point
+            numbers.
     """
 
     def value(x):
         e = _exp(_shifted(x, dim))
         return e.div_(e.sum(dim, keepdim=True))
 
-    return HandDerived.apply(input, value, lambda g, y: (g - (g * y).sum(dim, keepdim=True)).mul_(y))
+    return HandDerived.apply(
+        input, value, lambda g, y: (g - (g * y).sum(dim, keepdim=True)).mul_(y)
+    )
 
 
-def log_softmax(input: Float[Tensor, "*shape"], dim: int | None = None) -> Float[Tensor, "*shape"]:
-    r"""The logarithm of :func:`softmax`, finite even where the probability itself rounds to zero.
+def log_softmax(
+    input: Float[Tensor, "*shape"], dim: int | None = None
+) -> Float[Tensor, "*shape"]:
+    r"""The logarithm of :func:`softmax`, finite even where the probability itself rounds to
+    zero.
 
     .. math:: y_i = x_i - m - \log \sum_j e^{x_j - m}, \qquad m = \max_j x_j, \qquad
               \frac{\partial L}{\partial x_k} = g_k - e^{y_k} \sum_i g_i
 
-    Reference: Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax functions", *IMA Journal
-    of Numerical Analysis* 41 (2021).
+    Reference: Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax
+    functions", *IMA Journal of Numerical Analysis* 41 (2021).
 
     Args:
         input: Scores of any shape.
-        dim: The dimension along which the probabilities add up to one; required, although PyTorch still guesses it.
+        dim: The dimension along which the probabilities add up to one; required, although
+            PyTorch still guesses it.
 
     Returns:
         The same shape, zero or less.
 
     Raises:
-        TypeError: If ``dim`` is not given, or if ``input`` does not hold floating-point numbers.
+        TypeError: If ``dim`` is not given, or if ``input`` does not hold floating-point
+            numbers.
     """
 
     def value(x):
@@ -239,19 +271,22 @@ def log_softmax(input: Float[Tensor, "*shape"], dim: int | None = None) -> Float
 
 
 def gelu(input: Float[Tensor, "*shape"], approximate: str = "none") -> Float[Tensor, "*shape"]:
-    r"""The Gaussian error linear unit: :math:`x` times the probability that a standard normal number is below it.
+    r"""The Gaussian error linear unit: :math:`x` times the probability that a standard normal
+    number is below it.
 
     .. math:: f(x) = x\,\Phi(x), \qquad f'(x) = \Phi(x) + x\,\varphi(x), \qquad
               \Phi(x) = \tfrac{1}{2} \operatorname{erfc}\!\Big(\!-\frac{x}{\sqrt 2}\Big), \qquad
               \varphi(x) = \Phi'(x) = \frac{e^{-x^2/2}}{\sqrt{2\pi}}
 
-    ``erfc`` is :math:`1 - \operatorname{erf}`, computed without the difference, which would leave nothing of the left
-    tail. The approximation, which GPT-2 uses, puts a sigmoid in the place of :math:`\Phi`:
+    ``erfc`` is :math:`1 - \operatorname{erf}`, computed without the difference, which would
+    leave nothing of the left tail. The approximation, which GPT-2 uses, puts a sigmoid in the
+    place of :math:`\Phi`:
 
     .. math:: f(x) \approx x\,\sigma\!\Big(\sqrt{8/\pi}\,\big(x + 0.044715\,x^3\big)\Big)
               = \frac{x}{2} \Big(1 + \tanh\!\big(\sqrt{2/\pi}\,(x + 0.044715\,x^3)\big)\Big)
 
-    Reference: Hendrycks and Gimpel, "Gaussian error linear units (GELUs)", arXiv:1606.08415 (2016).
+    Reference: Hendrycks and Gimpel, "Gaussian error linear units (GELUs)", arXiv:1606.08415
+    (2016).
 
     Args:
         input: Numbers of any shape.
@@ -270,11 +305,16 @@ def gelu(input: Float[Tensor, "*shape"], approximate: str = "none") -> Float[Ten
     if approximate == "tanh":
         slope = math.sqrt(8 / math.pi)
         return x * sigmoid(x * (slope + 0.044715 * slope * x * x))
-    raise ValueError(f"approximate must be 'none' (exact, by erfc) or 'tanh' (as in GPT-2), got {approximate!r}")
+    raise ValueError(
+        "approximate must be 'none' (exact, by erfc) or 'tanh' (as in GPT-2), got "
+        f"{approximate!r}"
+    )
 
 
 class _NormalDistribution(torch.autograd.Function):
-    """Φ, the probability that a standard normal number is below x. Its derivative is the bell curve φ."""
+    """Φ, the probability that a standard normal number is below x. Its derivative is the bell
+    curve φ.
+    """
 
     @staticmethod
     def forward(ctx, x):
@@ -295,19 +335,25 @@ def _exp(x):
 def _floating(input):
     """``input`` itself, if it holds floating-point numbers."""
     if not torch.is_floating_point(input):
-        raise TypeError(f"an activation needs floating-point numbers, got {input.dtype}: convert with input.float()")
+        raise TypeError(
+            f"an activation needs floating-point numbers, got {input.dtype}: convert with "
+            "input.float()"
+        )
     return input
 
 
 def _shifted(input, dim):
-    """``input`` moved along ``dim`` until its largest entry is zero, so that no exponential overflows."""
+    """``input`` moved along ``dim`` until its largest entry is zero, so that no exponential
+    overflows.
+    """
     if dim is None:
         raise TypeError(
             "softmax and log_softmax need dim, along which the probabilities add up to one: "
             "for scores of shape (batch, classes) that is dim=1"
         )
     x = _floating(input)
-    return x - (x.detach().amax(dim, keepdim=True) if x.numel() else 0)  # an empty tensor has no largest entry
+    # an empty tensor has no largest entry
+    return x - (x.detach().amax(dim, keepdim=True) if x.numel() else 0)
 
 
 class ReLU(nn.Module):

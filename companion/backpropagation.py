@@ -1,15 +1,18 @@
 r"""Backpropagation: every gradient of a network for about the price of two more forward passes.
 
-Taught in chapter *Backpropagation*. The module goes the way of the chapter: the gradients of one network by hand
-(:func:`two_layer_gradients`); a tape that finds them for any network (:class:`Variable`); a judge for both
-(:func:`gradient_check`); a picture of what the tape holds (:func:`draw_graph`).
+Taught in chapter *Backpropagation*. The module goes the way of the chapter: the gradients of
+one network by hand (:func:`two_layer_gradients`); a tape that finds them for any network
+(:class:`Variable`); a judge for both (:func:`gradient_check`); a picture of what the tape holds
+(:func:`draw_graph`).
 
-References: Seppo Linnainmaa, *The representation of the cumulative rounding error of an algorithm as a Taylor expansion
-of the local rounding errors* (in Finnish), Master's thesis, University of Helsinki (1970), and *Taylor expansion of the
-accumulated rounding error*, BIT 16 (1976), 146–160. David Rumelhart, Geoffrey Hinton and Ronald Williams, *Learning
-representations by back-propagating errors*, Nature 323 (1986), 533–536. Andreas Griewank and Andrea Walther,
-*Evaluating Derivatives*, second edition, SIAM (2008). Atılım Güneş Baydin, Barak Pearlmutter, Alexey Radul and Jeffrey
-Siskind, *Automatic differentiation in machine learning: a survey*, Journal of Machine Learning Research 18(153) (2018).
+References: Seppo Linnainmaa, *The representation of the cumulative rounding error of an
+algorithm as a Taylor expansion of the local rounding errors* (in Finnish), Master's thesis,
+University of Helsinki (1970), and *Taylor expansion of the accumulated rounding error*, BIT 16
+(1976), 146–160. David Rumelhart, Geoffrey Hinton and Ronald Williams, *Learning representations
+by back-propagating errors*, Nature 323 (1986), 533–536. Andreas Griewank and Andrea Walther,
+*Evaluating Derivatives*, second edition, SIAM (2008). Atılım Güneş Baydin, Barak Pearlmutter,
+Alexey Radul and Jeffrey Siskind, *Automatic differentiation in machine learning: a survey*,
+Journal of Machine Learning Research 18(153) (2018).
 """
 
 from collections.abc import Callable, Mapping
@@ -51,7 +54,8 @@ def two_layer_gradients(
         a = xW_1 + b_1, \qquad h = \max(0, a), \qquad z = hW_2 + b_2, \qquad
         L = -\frac{1}{n} \sum_{i=1}^{n} \log \frac{e^{z_{i y_i}}}{\sum_k e^{z_{ik}}}
 
-    Each line of the second half is the chain rule applied to one line of the first, in the opposite order.
+    Each line of the second half is the chain rule applied to one line of the first, in the
+    opposite order.
 
     Args:
         x: Inputs, one example a row.
@@ -62,7 +66,8 @@ def two_layer_gradients(
         b2: Biases of the second layer.
 
     Returns:
-        The mean cross-entropy in nats, and its gradients with respect to ``W1``, ``b1``, ``W2`` and ``b2``, each of the
+        The mean cross-entropy in nats, and its gradients with respect to ``W1``, ``b1``, ``W2``
+            and ``b2``, each of the
         shape of its parameter.
 
     Source: Rumelhart, Hinton and Williams, Nature 323 (1986), 533–536.
@@ -88,36 +93,45 @@ def two_layer_gradients(
 
 
 def _log_sum_exp(a, dim):
-    """The logarithm of Σ exp(a) over ``dim``, kept at size one. Nothing overflows: the largest entry is taken out."""
+    """The logarithm of Σ exp(a) over ``dim``, kept at size one. Nothing overflows: the largest
+    entry is taken out.
+    """
     largest_number = torch.finfo(a.dtype).max  # infinity minus infinity is not a number
     top = a.amax(dim, keepdim=True).clamp(-largest_number, largest_number)
     return top + (a - top).exp().sum(dim, keepdim=True).log()
 
 
 class Variable:
-    r"""A tensor that remembers what it was computed from, and can therefore find its own gradients.
+    r"""A tensor that remembers what it was computed from, and can therefore find its own
+    gradients.
 
-    Each operation computes its value with plain tensors and stores, for each of its inputs, a *pullback*: the function
-    from :math:`g = \partial L / \partial y`, the gradient with respect to the operation's result :math:`y` of whatever
-    :math:`L` is differentiated later, to the gradient with respect to that input. What is stored is the tape;
-    :meth:`backward` plays it from its end to its beginning.
+    Each operation computes its value with plain tensors and stores, for each of its inputs, a
+    *pullback*: the function from :math:`g = \partial L / \partial y`, the gradient with respect
+    to the operation's result :math:`y` of whatever :math:`L` is differentiated later, to the
+    gradient with respect to that input. What is stored is the tape; :meth:`backward` plays it
+    from its end to its beginning.
 
-    Names, argument order and results are those of :class:`torch.Tensor`. Plain tensors and numbers may stand wherever a
-    Variable may, and count as constants. Where nothing requires a gradient, nothing is stored. Data changed in place
-    between the forward and the backward pass spoil the gradients, and, unlike PyTorch, this tape does not notice.
+    Names, argument order and results are those of :class:`torch.Tensor`. Plain tensors and
+    numbers may stand wherever a Variable may, and count as constants. Where nothing requires a
+    gradient, nothing is stored. Data changed in place between the forward and the backward pass
+    spoil the gradients, and, unlike PyTorch, this tape does not notice.
 
     Args:
         data: A tensor, or a number.
-        requires_grad: Whether gradients with respect to this Variable are wanted; True for a parameter.
+        requires_grad: Whether gradients with respect to this Variable are wanted; True for a
+            parameter.
 
     Attributes:
         data: The value, a plain tensor.
-        grad: After :meth:`backward`, the gradient, a plain tensor of the shape, type and device of ``data``, else None.
-            It adds up over several calls, so set it to None after each update.
+        grad: After :meth:`backward`, the gradient, a plain tensor of the shape, type and device
+            of ``data``, else None. It adds up over several calls, so set it to None after each
+            update.
         requires_grad: Whether gradients flow to or through this Variable.
         operation: The name of the operation that made it; empty if none did.
-        edges: A pair of input and pullback for each input; None once :meth:`backward` has freed them.
-        depth: The number of operations on the longest path to it; a result's is always more than its inputs'.
+        edges: A pair of input and pullback for each input; None once :meth:`backward` has freed
+            them.
+        depth: The number of operations on the longest path to it; a result's is always more
+            than its inputs'.
 
     Raises:
         TypeError: If a gradient is asked of data that are not of floating point.
@@ -132,7 +146,8 @@ class Variable:
     """
 
     __slots__ = ("__weakref__", "data", "depth", "edges", "grad", "operation", "requires_grad")
-    __array_ufunc__ = None  # numpy on the left hands over to the methods below, rather than loop over our entries
+    # numpy on the left hands over to the methods below, rather than loop over our entries
+    __array_ufunc__ = None
 
     def __init__(self, data, requires_grad=False):
         self.data = torch.as_tensor(data)
@@ -140,20 +155,30 @@ class Variable:
         self.requires_grad = requires_grad
         self.operation, self.edges, self.depth = "", (), 0
         if self.data.requires_grad:
-            raise ValueError("the tensor is on PyTorch's own tape (requires_grad=True): give Variable its x.detach()")
+            raise ValueError(
+                "the tensor is on PyTorch's own tape (requires_grad=True): give Variable its "
+                "x.detach()"
+            )
         if requires_grad and not self.data.is_floating_point():
-            raise TypeError(f"only floating point has gradients, got {self.data.dtype}: give Variable a x.float()")
+            raise TypeError(
+                f"only floating point has gradients, got {self.data.dtype}: give Variable a "
+                "x.float()"
+            )
 
     def __repr__(self):
         return f"Variable({self.data}{', requires_grad=True' if self.requires_grad else ''})"
 
-    # Arithmetic ------------------------------------------------------------------------------------------------------
+    # Arithmetic -------------------------------------------------------------------------------
 
     def __add__(self, other):
-        return record("+", _value(self) + _value(other), (self, lambda g: g), (other, lambda g: g))
+        return record(
+            "+", _value(self) + _value(other), (self, lambda g: g), (other, lambda g: g)
+        )
 
     def __sub__(self, other):
-        return record("-", _value(self) - _value(other), (self, lambda g: g), (other, lambda g: -g))
+        return record(
+            "-", _value(self) - _value(other), (self, lambda g: g), (other, lambda g: -g)
+        )
 
     def __mul__(self, other):
         a, b = _value(self), _value(other)
@@ -169,9 +194,16 @@ class Variable:
 
     def __pow__(self, n):
         if not isinstance(n, int | float):
-            raise TypeError(f"the exponent must be a number, got {type(n).__name__}: write (n * x.log()).exp()")
+            raise TypeError(
+                f"the exponent must be a number, got {type(n).__name__}: write (n * "
+                "x.log()).exp()"
+            )
         a = self.data
-        return record(f"** {n}", a**n, (self, lambda g: g * (n * a ** (n - 1) if n else torch.zeros_like(a))))
+        return record(
+            f"** {n}",
+            a**n,
+            (self, lambda g: g * (n * a ** (n - 1) if n else torch.zeros_like(a))),
+        )
 
     def __matmul__(self, other):
         a, b = torch.as_tensor(_value(self)), torch.as_tensor(_value(other))
@@ -182,7 +214,10 @@ class Variable:
             "@",
             Y.squeeze([-2] * (a.dim() == 1) + [-1] * (b.dim() == 1)),
             (self, lambda g: sum_to_shape(g.reshape(Y.shape) @ B.mT, A.shape).reshape(a.shape)),
-            (other, lambda g: sum_to_shape(A.mT @ g.reshape(Y.shape), B.shape).reshape(b.shape)),
+            (
+                other,
+                lambda g: sum_to_shape(A.mT @ g.reshape(Y.shape), B.shape).reshape(b.shape),
+            ),
         )
 
     __radd__, __rmul__ = __add__, __mul__  # a plain tensor or number on the left
@@ -196,7 +231,7 @@ class Variable:
     def __rmatmul__(self, other):
         return Variable.__matmul__(other, self)
 
-    # Functions of each entry -----------------------------------------------------------------------------------------
+    # Functions of each entry ------------------------------------------------------------------
 
     def exp(self) -> "Variable":
         """The exponential, its own derivative."""
@@ -219,27 +254,46 @@ class Variable:
         return record("sigmoid", y, (self, lambda g: g * (y * (1 - y))))
 
     def relu(self) -> "Variable":
-        """max(0, x); the derivative is one where x is positive, else zero: the sign of the result."""
+        """max(0, x); the derivative is one where x is positive, else zero: the sign of the
+        result.
+        """
         y = self.data.relu()
         return record("relu", y, (self, lambda g: g * y.sign()))
 
-    # Reductions: y keeps each reduced dimension at size one, so that g in the shape of y broadcasts against the input -
+    # Reductions: y keeps each reduced dimension at size one, so that g in the shape of y
+    # broadcasts against the input -
 
-    def sum(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Variable":
+    def sum(
+        self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False
+    ) -> "Variable":
         """The sum over ``dim``, or over everything; each entry receives the whole gradient."""
         a, dim = self.data, _dims(self.data, dim)
         y = a.sum(dim, keepdim=True)
-        return record("sum", _drop(y, dim, keepdim), (self, lambda g: g.reshape(y.shape).expand(a.shape)))
+        return record(
+            "sum", _drop(y, dim, keepdim), (self, lambda g: g.reshape(y.shape).expand(a.shape))
+        )
 
-    def mean(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Variable":
-        """The mean over ``dim``, or over everything; each entry receives an equal share of the gradient."""
+    def mean(
+        self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False
+    ) -> "Variable":
+        """The mean over ``dim``, or over everything; each entry receives an equal share of the
+        gradient.
+        """
         a, dim = self.data, _dims(self.data, dim)
         y = a.mean(dim, keepdim=True)
         share = y.numel() / max(a.numel(), 1)
-        return record("mean", _drop(y, dim, keepdim), (self, lambda g: g.reshape(y.shape).expand(a.shape) * share))
+        return record(
+            "mean",
+            _drop(y, dim, keepdim),
+            (self, lambda g: g.reshape(y.shape).expand(a.shape) * share),
+        )
 
-    def amax(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Variable":
-        """The largest entry over ``dim``, or of all; equal largest entries share the gradient evenly."""
+    def amax(
+        self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False
+    ) -> "Variable":
+        """The largest entry over ``dim``, or of all; equal largest entries share the gradient
+        evenly.
+        """
         a, dim = self.data, _dims(self.data, dim)
         y = a.amax(dim, keepdim=True)
 
@@ -249,8 +303,12 @@ class Variable:
 
         return record("amax", _drop(y, dim, keepdim), (self, share))
 
-    def max(self, dim: int | None = None, keepdim: bool = False) -> "Variable | tuple[Variable, Tensor]":
-        """As :meth:`amax` of all entries; or over ``dim``, with the indices, where one of equals takes the gradient."""
+    def max(
+        self, dim: int | None = None, keepdim: bool = False
+    ) -> "Variable | tuple[Variable, Tensor]":
+        """As :meth:`amax` of all entries; or over ``dim``, with the indices, where one of
+        equals takes the gradient.
+        """
         if dim is None:
             return self.amax()
         a = self.data
@@ -262,9 +320,13 @@ class Variable:
         """The logarithm of the sum of exponentials over ``dim``; the derivative is softmax."""
         a = self.data
         y = _log_sum_exp(a, dim)
-        return record("logsumexp", _drop(y, dim, keepdim), (self, lambda g: g.reshape(y.shape) * (a - y).exp()))
+        return record(
+            "logsumexp",
+            _drop(y, dim, keepdim),
+            (self, lambda g: g.reshape(y.shape) * (a - y).exp()),
+        )
 
-    # Views and indexing ----------------------------------------------------------------------------------------------
+    # Views and indexing -----------------------------------------------------------------------
 
     def reshape(self, *shape: int | tuple[int, ...]) -> "Variable":
         """The same entries in another shape."""
@@ -273,13 +335,20 @@ class Variable:
 
     def transpose(self, dim0: int, dim1: int) -> "Variable":
         """The same entries with two dimensions exchanged."""
-        return record("transpose", self.data.transpose(dim0, dim1), (self, lambda g: g.transpose(dim0, dim1)))
+        return record(
+            "transpose",
+            self.data.transpose(dim0, dim1),
+            (self, lambda g: g.transpose(dim0, dim1)),
+        )
 
     @property
     def T(self) -> "Variable":  # noqa: N802
         """The transpose of a matrix."""
         if self.data.dim() != 2:
-            raise ValueError(f".T is for matrices, got shape {tuple(self.shape)}: use x.transpose(dim0, dim1)")
+            raise ValueError(
+                f".T is for matrices, got shape {tuple(self.shape)}: use x.transpose(dim0, "
+                "dim1)"
+            )
         return self.transpose(0, 1)
 
     def __getitem__(self, key):
@@ -287,11 +356,15 @@ class Variable:
 
         def scatter(g):  # an entry that was taken twice receives both gradients
             positions = torch.arange(a.numel(), device=a.device).reshape(a.shape)[key]
-            return a.new_zeros(a.numel()).index_put_((positions,), g, accumulate=True).reshape(a.shape)
+            return (
+                a.new_zeros(a.numel())
+                .index_put_((positions,), g, accumulate=True)
+                .reshape(a.shape)
+            )
 
         return record("index", a[key], (self, scatter))
 
-    # What is no operation --------------------------------------------------------------------------------------------
+    # What is no operation ---------------------------------------------------------------------
 
     @property
     def shape(self) -> torch.Size:
@@ -316,24 +389,28 @@ class Variable:
         """The same data as a constant: no gradient flows back through it."""
         return Variable(self.data)
 
-    # The backward pass -----------------------------------------------------------------------------------------------
+    # The backward pass ------------------------------------------------------------------------
 
     def backward(self, gradient: Tensor | None = None, retain_graph: bool = False) -> None:
-        r"""Adds to ``grad`` of every Variable that this one was computed from the derivative of this one.
+        r"""Adds to ``grad`` of every Variable that this one was computed from the derivative of
+        this one.
 
-        A Variable :math:`x` used in several results :math:`y_j` collects a term from each, and passes their sum on:
+        A Variable :math:`x` used in several results :math:`y_j` collects a term from each, and
+        passes their sum on:
 
-        .. math:: \frac{\partial L}{\partial x} = \sum_j \frac{\partial L}{\partial y_j} \frac{\partial y_j}{\partial x}
+        .. math:: \frac{\partial L}{\partial x}
+                  = \sum_j \frac{\partial L}{\partial y_j} \frac{\partial y_j}{\partial x}
 
         Args:
-            gradient: :math:`\partial L / \partial y` for this Variable :math:`y`, of its shape. A scalar is its own
-                :math:`L`, and needs none.
-            retain_graph: Whether to keep the tape for another backward pass, and the gradients of intermediate results,
-                for :func:`draw_graph` to show. Otherwise each is freed as soon as it has been used.
+            gradient: :math:`\partial L / \partial y` for this Variable :math:`y`, of its shape.
+                A scalar is its own :math:`L`, and needs none.
+            retain_graph: Whether to keep the tape for another backward pass, and the gradients
+                of intermediate results, for :func:`draw_graph` to show. Otherwise each is freed
+                as soon as it has been used.
 
         Raises:
-            RuntimeError: If nothing requires a gradient, if there are several entries and no ``gradient``, or if an
-                earlier backward pass has freed the tape.
+            RuntimeError: If nothing requires a gradient, if there are several entries and no
+                ``gradient``, or if an earlier backward pass has freed the tape.
             ValueError: If ``gradient`` has another shape than this Variable.
 
         Source: Griewank and Walther, *Evaluating Derivatives* (2008), section 3.2.
@@ -346,14 +423,21 @@ class Variable:
         if gradient is None:
             if self.data.numel() != 1:
                 raise RuntimeError(
-                    f"grad can be implicitly created only for scalar outputs, got shape {tuple(self.shape)}: "
-                    "reduce it with .mean() or .sum(), or give backward a gradient of that shape"
+                    "grad can be implicitly created only for scalar outputs, got shape "
+                    f"{tuple(self.shape)}: reduce it with .mean() or .sum(), or give backward "
+                    "a gradient of that shape"
                 )
             gradient = torch.ones_like(self.data)
         if not isinstance(gradient, Tensor):
-            raise TypeError(f"gradient must be a tensor in the output's shape {tuple(self.shape)}, got {gradient!r}")
+            raise TypeError(
+                f"gradient must be a tensor in the output's shape {tuple(self.shape)}, got "
+                f"{gradient!r}"
+            )
         if gradient.shape != self.shape:
-            raise ValueError(f"gradient must have the output's shape {tuple(self.shape)}, got {tuple(gradient.shape)}")
+            raise ValueError(
+                f"gradient must have the output's shape {tuple(self.shape)}, got "
+                f"{tuple(gradient.shape)}"
+            )
 
         tape = topological_order(self)
         for y in tape:
@@ -361,7 +445,8 @@ class Variable:
                 y.grad = None  # of an earlier pass that retained the graph
         self._accumulate(gradient, gradient)
         while tape:
-            y = tape.pop()  # the deepest: every result computed from it is done, so its gradient is complete
+            # the deepest: every result computed from it is done, so its gradient is complete
+            y = tape.pop()
             g = y.grad
             for x, pullback in y.edges:
                 if isinstance(x, Variable) and x.requires_grad:
@@ -388,14 +473,14 @@ def record(operation: str, data: Tensor, *edges) -> Variable:
             return record("sin", x.data.sin(), (x, lambda g: g * x.data.cos()))
 
     A pullback returns a new tensor, or a view of its argument. It need not undo broadcasting:
-    :meth:`Variable.backward` does. It must not refer to the result, or the two would keep each other alive until
-    Python's garbage collector finds them.
+    :meth:`Variable.backward` does. It must not refer to the result, or the two would keep each
+    other alive until Python's garbage collector finds them.
 
     Args:
         operation: A name to show in a picture.
         data: The result's value.
-        *edges: For each input a pair of the input (a Variable, or a constant) and its pullback, the function from the
-            result's gradient to the input's.
+        *edges: For each input a pair of the input (a Variable, or a constant) and its pullback,
+            the function from the result's gradient to the input's.
 
     Returns:
         The result, which requires a gradient if any input does.
@@ -404,7 +489,11 @@ def record(operation: str, data: Tensor, *edges) -> Variable:
     result.operation = operation
     for x, _ in edges:
         if isinstance(x, Variable) and x.requires_grad:
-            result.requires_grad, result.edges, result.depth = True, edges, max(result.depth, x.depth + 1)
+            result.requires_grad, result.edges, result.depth = (
+                True,
+                edges,
+                max(result.depth, x.depth + 1),
+            )
     return result
 
 
@@ -428,9 +517,11 @@ def sum_to_shape(g: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def topological_order(output: Variable) -> list[Variable]:
-    """Every Variable that ``output`` depends on and that requires a gradient, each before what is computed from it.
+    """Every Variable that ``output`` depends on and that requires a gradient, each before what
+    is computed from it.
 
-    Any result is deeper than its inputs, so sorting by depth is enough, and no recursion limits the depth.
+    Any result is deeper than its inputs, so sorting by depth is enough, and no recursion limits
+    the depth.
 
     Args:
         output: Where the search begins; it comes last.
@@ -441,13 +532,15 @@ def topological_order(output: Variable) -> list[Variable]:
     Raises:
         RuntimeError: If an earlier backward pass has freed a part of it.
     """
-    found, stack = {output: True}, [output]  # a dictionary keeps its order, so that sums come out the same every time
+    # a dictionary keeps its order, so that sums come out the same every time
+    found, stack = {output: True}, [output]
     while stack:
         y = stack.pop()
         if y.edges is None:
             raise RuntimeError(
-                "Trying to backward through the graph a second time, or to draw it: an earlier pass has freed "
-                f"{y.operation!r}. Compute the output again, or call backward(retain_graph=True) the first time"
+                "Trying to backward through the graph a second time, or to draw it: an earlier "
+                f"pass has freed {y.operation!r}. Compute the output again, or call "
+                "backward(retain_graph=True) the first time"
             )
         for x, _ in y.edges:
             if isinstance(x, Variable) and x.requires_grad and x not in found:
@@ -462,7 +555,10 @@ def _value(x):
         return x.data
     if isinstance(x, (Tensor, int, float)):
         return x
-    raise TypeError(f"a Variable goes with Variables, tensors and numbers, got {type(x).__name__}: use torch.as_tensor")
+    raise TypeError(
+        f"a Variable goes with Variables, tensors and numbers, got {type(x).__name__}: use "
+        "torch.as_tensor"
+    )
 
 
 def _dims(a, dim):
@@ -476,12 +572,14 @@ def _drop(y, dim, keepdim):
 
 
 def cross_entropy(input: Variable, target: Int[Tensor, " batch"]) -> Variable:
-    r"""The mean negative log-likelihood of the right classes, as :func:`torch.nn.functional.cross_entropy`.
+    r"""The mean negative log-likelihood of the right classes, as
+    :func:`torch.nn.functional.cross_entropy`.
 
     .. math::
 
         L = \frac{1}{n} \sum_{i=1}^{n} \Bigl(\log \sum_k e^{z_{ik}} - z_{i y_i}\Bigr), \qquad
-        \frac{\partial L}{\partial z_{ik}} = \frac{1}{n} \bigl(\mathrm{softmax}(z_i)_k - [k = y_i]\bigr)
+        \frac{\partial L}{\partial z_{ik}}
+            = \frac{1}{n} \bigl(\mathrm{softmax}(z_i)_k - [k = y_i]\bigr)
 
     Args:
         input: The logits :math:`z`, of shape (batch, classes).
@@ -492,22 +590,29 @@ def cross_entropy(input: Variable, target: Int[Tensor, " batch"]) -> Variable:
 
     Raises:
         TypeError: If the targets are not int64.
-        ValueError: If the shapes do not fit, if there is no example, or if a target is not a class.
+        ValueError: If the shapes do not fit, if there is no example, or if a target is not a
+            class.
     """
     z = _value(input)
     if z.dim() != 2 or target.shape != z.shape[:1] or len(target) == 0:
         raise ValueError(
-            "cross_entropy wants logits of shape (batch, classes) and one target for each of at least one example, "
-            f"got {tuple(z.shape)} and {tuple(target.shape)}"
+            "cross_entropy wants logits of shape (batch, classes) and one target for each of "
+            f"at least one example, got {tuple(z.shape)} and {tuple(target.shape)}"
         )
     if target.dtype != torch.int64:
-        raise TypeError(f"targets must be class numbers of type int64, got {target.dtype}: use target.long()")
+        raise TypeError(
+            f"targets must be class numbers of type int64, got {target.dtype}: use "
+            "target.long()"
+        )
     n, classes = z.shape
     lowest, highest = target.aminmax()
     if lowest < 0 or highest >= classes:
-        raise ValueError(f"targets must be classes from 0 to {classes - 1}, got {lowest} to {highest}")
+        raise ValueError(
+            f"targets must be classes from 0 to {classes - 1}, got {lowest} to {highest}"
+        )
     right = target[:, None]  # (batch, 1)
-    z = z - z.amax(1, keepdim=True)  # (batch, classes): the loss is the same, and no exponential overflows
+    # (batch, classes): the loss is the same, and no exponential overflows
+    z = z - z.amax(1, keepdim=True)
     e = z.exp()  # (batch, classes)
     total = e.sum(1, keepdim=True)  # (batch, 1)
 
@@ -530,13 +635,14 @@ def gradient_check(
 
     .. math:: \frac{\partial f}{\partial x_k} = \frac{f(x + h e_k) - f(x - h e_k)}{2h} + O(h^2)
 
-    The two errors of the right side, of the order of :math:`h^2` from the curve and :math:`\varepsilon / h` from
-    rounding, are about equal at :math:`h = \varepsilon^{1/3}`, which leaves ten digits of the sixteen of float64.
-    An output of several entries is first reduced to one number, a weighted sum with fixed random weights.
+    The two errors of the right side, of the order of :math:`h^2` from the curve and
+    :math:`\varepsilon / h` from rounding, are about equal at :math:`h = \varepsilon^{1/3}`,
+    which leaves ten digits of the sixteen of float64. An output of several entries is first
+    reduced to one number, a weighted sum with fixed random weights.
 
     Args:
-        function: What to differentiate: from Variables to a Variable, by this chapter's tape, or from tensors to a
-            tensor, by PyTorch's.
+        function: What to differentiate: from Variables to a Variable, by this chapter's tape,
+            or from tensors to a tensor, by PyTorch's.
         *inputs: Where to differentiate it, in float64. They are left as they were.
         step: :math:`h`; by default :math:`\varepsilon^{1/3} \max(1, |x_k|)`.
         rtol: The error allowed, relative to the central difference.
@@ -553,13 +659,15 @@ def gradient_check(
     for number, x in enumerate(inputs):
         if x.dtype != torch.float64:
             raise TypeError(
-                f"central differences need all of float64's digits, input {number} is {x.dtype}: use .double()"
+                f"central differences need all of float64's digits, input {number} is "
+                f"{x.dtype}: use .double()"
             )
     values = [x.data.clone() for x in inputs]
 
     def evaluate(requires_grad=False):
         copies = [
-            Variable(v.clone()) if isinstance(x, Variable) else v.clone() for x, v in zip(inputs, values, strict=True)
+            Variable(v.clone()) if isinstance(x, Variable) else v.clone()
+            for x, v in zip(inputs, values, strict=True)
         ]
         for copy in copies:
             copy.requires_grad = requires_grad
@@ -567,10 +675,15 @@ def gradient_check(
 
     output, copies = evaluate(requires_grad=True)
     if not torch.allclose(evaluate()[0].data, output.data, rtol=0, atol=0, equal_nan=True):
-        raise ValueError("the function gave two outputs for the same inputs: draw its random numbers beforehand")
+        raise ValueError(
+            "the function gave two outputs for the same inputs: draw its random numbers "
+            "beforehand"
+        )
     weights = torch.ones_like(output.data)
     if weights.numel() > 1:
-        weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(weights)
+        weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(
+            weights
+        )
     output.backward(weights)
 
     entries = []  # for each: error / allowed error, error, input, index, and both derivatives
@@ -587,33 +700,43 @@ def gradient_check(
             analytic = 0.0 if copy.grad is None else copy.grad[index].item()
             error = abs(analytic - numeric)
             excess = error / (atol + rtol * abs(numeric))
-            entries.append((inf if isnan(excess) else excess, error, number, index, analytic, numeric))
+            entries.append(
+                (inf if isnan(excess) else excess, error, number, index, analytic, numeric)
+            )
     wrong = [entry for entry in entries if entry[0] > 1]
     if wrong:
         _, error, number, index, analytic, numeric = max(wrong)
         raise AssertionError(
-            f"{len(wrong)} of {len(entries)} entries disagree, the worst in input {number} at index {index}:\n"
+            f"{len(wrong)} of {len(entries)} entries disagree, "
+            f"the worst in input {number} at index {index}:\n"
             f"  backpropagation      {analytic: .12g}\n"
             f"  central differences  {numeric: .12g}\n"
             f"  difference           {error: .3g}, allowed {atol + rtol * abs(numeric):.3g}\n"
-            "Unless the function has a kink or a jump within a step of that entry, the derivative is wrong."
+            "Unless the function has a kink or a jump within a step of that entry, the "
+            "derivative is wrong."
         )
     return True
 
 
 def draw_graph(
-    output: Variable, names: Mapping[str, Tensor | Variable] | None = None, ax: "Axes | None" = None
+    output: Variable,
+    names: Mapping[str, Tensor | Variable] | None = None,
+    ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draws what the tape holds: values flow down along the arrows, gradients flow up against them.
+    """Draws what the tape holds: values flow down along the arrows, gradients flow up against
+    them.
 
-    A box with sharp corners and a thick edge is a parameter, a dashed one a constant, a rounded one the result of an
-    operation, the darkest the output. Each shows its value (its shape, if it has more than two entries) and, after
-    ``backward(retain_graph=True)``, its gradient (the Euclidean norm, if it has more than two entries).
+    A box with sharp corners and a thick edge is a parameter, a dashed one a constant, a rounded
+    one the result of an operation, the darkest the output. Each shows its value (its shape, if
+    it has more than two entries) and, after ``backward(retain_graph=True)``, its gradient (the
+    Euclidean norm, if it has more than two entries).
 
     Args:
         output: The Variable whose computation to draw.
-        names: Names to show, such as ``{"x": x, "W": W}``, for Variables and for constant tensors.
-        ax: The Matplotlib axes to draw in; by default those of a new figure that is large enough.
+        names: Names to show, such as ``{"x": x, "W": W}``, for Variables and for constant
+            tensors.
+        ax: The Matplotlib axes to draw in; by default those of a new figure that is large
+            enough.
 
     Returns:
         The axes.
@@ -621,8 +744,9 @@ def draw_graph(
     Raises:
         RuntimeError: If a backward pass has freed the tape.
 
-    Source: The layout is that of Kozo Sugiyama, Shojiro Tagawa and Mitsuhiko Toda, *Methods for visual understanding of
-    hierarchical system structures*, IEEE Transactions on Systems, Man, and Cybernetics 11 (1981), 109–125.
+    Source: The layout is that of Kozo Sugiyama, Shojiro Tagawa and Mitsuhiko Toda, *Methods for
+    visual understanding of hierarchical system structures*, IEEE Transactions on Systems, Man,
+    and Cybernetics 11 (1981), 109–125.
     """
     from matplotlib import pyplot as plt
     from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -631,27 +755,51 @@ def draw_graph(
     values, arrows = _values_and_arrows(output)
     arrows, place = _layout(arrows, id(output))
     titles = {id(_value(x)): name for name, x in (names or {}).items()}
-    (left, right), (bottom, top) = ((min(xs) - 0.55, max(xs) + 0.55) for xs in zip(*place.values(), strict=True))
+    (left, right), (bottom, top) = (
+        (min(xs) - 0.55, max(xs) + 0.55) for xs in zip(*place.values(), strict=True)
+    )
     if ax is None:
-        figure = plt.figure(figsize=(1.4 * (right - left), 0.85 * (top - bottom)), layout="none")
+        figure = plt.figure(
+            figsize=(1.4 * (right - left), 0.85 * (top - bottom)), layout="none"
+        )
         ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(left, right), ylim=(bottom, top))
     ax.axis("off")
 
     for number, (*stops, end) in enumerate(arrows):
-        beside = sorted((place[other[-2]], n) for n, other in enumerate(arrows) if other[-1] == end)
+        beside = sorted(
+            (place[other[-2]], n) for n, other in enumerate(arrows) if other[-1] == end
+        )
         x, y = place[end]
-        port = x + 0.2 * (beside.index((place[stops[-1]], number)) - (len(beside) - 1) / 2)  # from left to right
+        # from left to right
+        port = x + 0.2 * (beside.index((place[stops[-1]], number)) - (len(beside) - 1) / 2)
         points, codes = [], []
         for (x0, y0), (x1, y1) in pairwise([*(place[key] for key in stops), (port, y)]):
-            points += [(x0, y0 - 0.35), (x0, (y0 + y1) / 2), (x1, (y0 + y1) / 2), (x1, y1 + 0.35)]
-            codes += [Path.LINETO if codes else Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
+            points += [
+                (x0, y0 - 0.35),
+                (x0, (y0 + y1) / 2),
+                (x1, (y0 + y1) / 2),
+                (x1, y1 + 0.35),
+            ]
+            codes += [
+                Path.LINETO if codes else Path.MOVETO,
+                Path.CURVE4,
+                Path.CURVE4,
+                Path.CURVE4,
+            ]
         arrow = Path(points, codes)
-        ax.add_patch(FancyArrowPatch(path=arrow, arrowstyle="-|>", mutation_scale=9, color="0.45", shrinkB=0))
+        ax.add_patch(
+            FancyArrowPatch(
+                path=arrow, arrowstyle="-|>", mutation_scale=9, color="0.45", shrinkB=0
+            )
+        )
 
     for key, value in values.items():
         x, y = place[key]
-        leaf, constant = not getattr(value, "edges", ()), not getattr(value, "requires_grad", False)
+        leaf, constant = (
+            not getattr(value, "edges", ()),
+            not getattr(value, "requires_grad", False),
+        )
         ax.add_patch(
             FancyBboxPatch(
                 (x - 0.48, y - 0.35),
@@ -667,16 +815,25 @@ def draw_graph(
         title, *lines = _caption(value, titles)
         style = {"ha": "center", "va": "center_baseline", "size": 8, "color": "black"}
         for line, text in enumerate([title, *lines]):
-            ax.text(x, y + 0.2 * (len(lines) / 2 - line), text, weight="normal" if line else "bold", **style)
+            ax.text(
+                x,
+                y + 0.2 * (len(lines) / 2 - line),
+                text,
+                weight="normal" if line else "bold",
+                **style,
+            )
     return ax
 
 
 def _values_and_arrows(output):
-    """What to draw by its key, and for each input of each operation an arrow of two keys; the output comes last."""
+    """What to draw by its key, and for each input of each operation an arrow of two keys; the
+    output comes last.
+    """
     values, arrows = {}, []
     for y in topological_order(output):
         for position, (x, _) in enumerate(y.edges):
-            key = id(x) if isinstance(x, Variable | Tensor) else (id(y), position)  # each number has a box of its own
+            # each number has a box of its own
+            key = id(x) if isinstance(x, Variable | Tensor) else (id(y), position)
             values[key] = x
             arrows.append((key, id(y)))
         values[id(y)] = y
@@ -684,25 +841,35 @@ def _values_and_arrows(output):
 
 
 def _layout(arrows, output):
-    """The arrows, with a joint in each row that they pass, and the place of every box and joint."""
+    """The arrows, with a joint in each row that they pass, and the place of every box and
+    joint.
+    """
     row = {output: 0}
     for start, end in reversed(arrows):
         row[start] = max(row.get(start, 0), row[end] + 1)  # the longest path to the output
-    arrows = [[a, *((n, r) for r in range(row[a] - 1, row[b], -1)), b] for n, (a, b) in enumerate(arrows)]
+    arrows = [
+        [a, *((n, r) for r in range(row[a] - 1, row[b], -1)), b]
+        for n, (a, b) in enumerate(arrows)
+    ]
 
     neighbours = {output: []}
     for arrow in arrows:
         for a, b in pairwise(arrow):
-            weight = 1 if a in row or b in row else 50  # from joint to joint an arrow should run straight
+            # from joint to joint an arrow should run straight
+            weight = 1 if a in row or b in row else 50
             neighbours.setdefault(a, []).append((b, weight))
             neighbours.setdefault(b, []).append((a, weight))
     rows = [[] for _ in range(max(row.values()) + 1)]
     for key in neighbours:
         rows[row[key] if key in row else key[1]].append(key)
     x = {key: float(column) for keys in rows for column, key in enumerate(keys)}
-    for _ in range(20):  # the barycentre heuristic: each to the mean of its neighbours, then apart again
+    # the barycentre heuristic: each to the mean of its neighbours, then apart again
+    for _ in range(20):
         for keys in (*rows, *reversed(rows)):
-            wanted = {key: _mean([(x[other], weight) for other, weight in neighbours[key]]) for key in keys}
+            wanted = {
+                key: _mean([(x[other], weight) for other, weight in neighbours[key]])
+                for key in keys
+            }
             keys.sort(key=wanted.get)
             widths = [1.1 if key in row else 0.4 for key in keys]  # of boxes and joints
             x |= zip(keys, _apart([wanted[key] for key in keys], widths), strict=True)
@@ -710,11 +877,15 @@ def _layout(arrows, output):
 
 
 def _mean(weighted):
-    return sum(value * weight for value, weight in weighted) / max(sum(weight for _, weight in weighted), 1)
+    return sum(value * weight for value, weight in weighted) / max(
+        sum(weight for _, weight in weighted), 1
+    )
 
 
 def _apart(wanted, widths):
-    """Places near those wanted, in the same order, at which boxes of these widths do not overlap."""
+    """Places near those wanted, in the same order, at which boxes of these widths do not
+    overlap.
+    """
     offsets = [end - width / 2 for end, width in zip(accumulate(widths), widths, strict=True)]
     slack = [place - offset for place, offset in zip(wanted, offsets, strict=True)]
     right = list(accumulate(slack, max))

@@ -1,18 +1,21 @@
 r"""Convolutional networks: the same small detector at every place of an image.
 
-Taught in chapter *Convolution*. Names, arguments and defaults are those of :mod:`torch.nn.functional`, and of
-:mod:`torch.nn` for the modules, and a state dict moves both ways. Left out: ``padding_mode`` (zeros only) and
-``return_indices``. The transforms of :mod:`torch.func` do not work on :func:`conv2d` and :func:`max_pool2d`.
+Taught in chapter *Convolution*. Names, arguments and defaults are those of
+:mod:`torch.nn.functional`, and of :mod:`torch.nn` for the modules, and a state dict moves both
+ways. Left out: ``padding_mode`` (zeros only) and ``return_indices``. The transforms of
+:mod:`torch.func` do not work on :func:`conv2d` and :func:`max_pool2d`.
 
-**One implementation for all sizes.** A convolution is a product of the weights with a matrix whose columns are patches
-of the image (*im2col*). Written out, that matrix is as many times larger than the image as the kernel has elements.
-Here the image is stored with its rows outermost and the batch innermost, (height, channels, width, batch), and only
-the ``kernel width`` neighbours along a row are copied. The patch of ``kernel height`` rows that one row of the output
-needs is then a stretch of memory without a gap: it is looked at, not copied. The output keeps that order in memory:
-``flatten`` and ``reshape`` work on it as on any tensor, ``view`` may ask for one of them.
+**One implementation for all sizes.** A convolution is a product of the weights with a matrix
+whose columns are patches of the image (*im2col*). Written out, that matrix is as many times
+larger than the image as the kernel has elements. Here the image is stored with its rows
+outermost and the batch innermost, (height, channels, width, batch), and only the ``kernel
+width`` neighbours along a row are copied. The patch of ``kernel height`` rows that one row of
+the output needs is then a stretch of memory without a gap: it is looked at, not copied. The
+output keeps that order in memory: ``flatten`` and ``reshape`` work on it as on any tensor,
+``view`` may ask for one of them.
 
-Reference: LeCun, Bottou, Bengio and Haffner, *Gradient-based learning applied to document recognition*, Proceedings of
-the IEEE 86 (1998).
+Reference: LeCun, Bottou, Bengio and Haffner, *Gradient-based learning applied to document
+recognition*, Proceedings of the IEEE 86 (1998).
 """
 
 import math
@@ -48,13 +51,19 @@ __all__ = [
 
 
 def output_size(
-    size: int, kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1, ceil_mode: bool = False
+    size: int,
+    kernel_size: int,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    ceil_mode: bool = False,
 ) -> int:
     r"""How many places a kernel has along one side of an image.
 
     .. math:: \left\lfloor \frac{n + 2p - d\,(k - 1) - 1}{s} \right\rfloor + 1
 
-    Reference: Dumoulin and Visin, *A guide to convolution arithmetic for deep learning*, arXiv:1603.07285 (2016).
+    Reference: Dumoulin and Visin, *A guide to convolution arithmetic for deep learning*,
+    arXiv:1603.07285 (2016).
 
     Args:
         size: :math:`n`, pixels along that side.
@@ -62,13 +71,15 @@ def output_size(
         stride: :math:`s`, pixels from one place to the next.
         padding: :math:`p`, pixels added at either end.
         dilation: :math:`d`, pixels from one element of the kernel to the next.
-        ceil_mode: Round up: the last window may reach beyond the padded image, if it starts before the image ends.
+        ceil_mode: Round up: the last window may reach beyond the padded image, if it starts
+            before the image ends.
 
     Returns:
         The number of places, at least one.
 
     Raises:
-        ValueError: If an argument is out of its range, or the kernel reaches further than the padded image.
+        ValueError: If an argument is out of its range, or the kernel reaches further than the
+            padded image.
     """
     if min(kernel_size, stride, dilation) < 1 or padding < 0:
         raise ValueError(
@@ -79,27 +90,33 @@ def output_size(
     spare = size + 2 * padding - reach
     if spare < 0:
         raise ValueError(
-            f"the kernel reaches over {reach} pixels, but the image has {size}, with padding {size + 2 * padding}: "
-            "pad more, take a smaller kernel or dilation, or pool less before"
+            f"the kernel reaches over {reach} pixels, but the image has {size}, with padding "
+            f"{size + 2 * padding}: pad more, take a smaller kernel or dilation, or pool less "
+            "before"
         )
     if ceil_mode:
-        return min(-(-spare // stride) + 1, -(-(size + padding) // stride))  # each starts before the image ends
+        # each starts before the image ends
+        return min(-(-spare // stride) + 1, -(-(size + padding) // stride))
     return spare // stride + 1
 
 
 def receptive_field(layers: Sequence[Sequence[int]]) -> tuple[int, int]:
     r"""How much of the input one number sees, after several convolutions or poolings.
 
-    A layer's kernel spans :math:`d\,(k - 1) + 1` numbers of its input, and these are :math:`j` pixels apart:
+    A layer's kernel spans :math:`d\,(k - 1) + 1` numbers of its input, and these are :math:`j`
+    pixels apart:
 
-    .. math:: r_l = r_{l-1} + d_l\,(k_l - 1)\,j_{l-1}, \qquad j_l = s_l\,j_{l-1}, \qquad r_0 = j_0 = 1
+    .. math:: r_l = r_{l-1} + d_l\,(k_l - 1)\,j_{l-1}, \qquad j_l = s_l\,j_{l-1}, \qquad
+              r_0 = j_0 = 1
 
     Args:
-        layers: For each layer kernel size :math:`k`, stride :math:`s` and, if it is not 1, dilation :math:`d` along one
-            side: ``[(5, 1), (2, 2)]`` is a 5 × 5 convolution with a 2 × 2 pooling after it.
+        layers: For each layer kernel size :math:`k`, stride :math:`s` and, if it is not 1,
+            dilation :math:`d` along one side: ``[(5, 1), (2, 2)]`` is a 5 × 5 convolution with
+            a 2 × 2 pooling after it.
 
     Returns:
-        The side of the receptive field, :math:`r`, and how far apart those of neighbours are, :math:`j`; in pixels.
+        The side of the receptive field, :math:`r`, and how far apart those of neighbours are,
+            :math:`j`; in pixels.
 
     Raises:
         ValueError: If a layer is not two or three positive numbers.
@@ -108,8 +125,8 @@ def receptive_field(layers: Sequence[Sequence[int]]) -> tuple[int, int]:
     for layer in layers:
         if len(layer) not in (2, 3) or min(layer) < 1:
             raise ValueError(
-                f"expected (kernel_size, stride) or (kernel_size, stride, dilation) for each layer, all at least 1, "
-                f"got {layer}"
+                "expected (kernel_size, stride) or (kernel_size, stride, dilation) for each "
+                f"layer, all at least 1, got {layer}"
             )
         kernel_size, stride, dilation = (*layer, 1)[:3]
         side += dilation * (kernel_size - 1) * apart
@@ -126,33 +143,39 @@ def conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Float[Tensor, "*batch out_channels out_height out_width"]:
-    r"""The same weighted sum of neighbours at every place of an image, one such sum for each output channel.
+    r"""The same weighted sum of neighbours at every place of an image, one such sum for each
+    output channel.
 
-    With stride :math:`s`, dilation :math:`d` and an image :math:`x` that has been padded with zeros,
+    With stride :math:`s`, dilation :math:`d` and an image :math:`x` that has been padded with
+    zeros,
 
     .. math:: y_{o h w} = b_o + \sum_{c, i, j} W_{o c i j}\, x_{c,\; s h + d i,\; s w + d j}
 
-    and the gradients, each sum over all places :math:`(h, w)` and examples where the weight met that pixel,
+    and the gradients, each sum over all places :math:`(h, w)` and examples where the weight met
+    that pixel,
 
-    .. math:: \frac{\partial L}{\partial W_{o c i j}} = \sum_{h, w} g_{o h w}\, x_{c,\; s h + d i,\; s w + d j}, \qquad
+    .. math:: \frac{\partial L}{\partial W_{o c i j}}
+                  = \sum_{h, w} g_{o h w}\, x_{c,\; s h + d i,\; s w + d j}, \qquad
               \frac{\partial L}{\partial b_o} = \sum_{h, w} g_{o h w}, \qquad
               \frac{\partial L}{\partial x_{c u v}} = \sum_{o, i, j} W_{o c i j}\, g_{o h w}
               \text{ with } s h + d i = u,\ s w + d j = v.
 
-    (Strictly this is a cross-correlation: a mathematician's convolution flips the kernel. The field calls it
-    convolution, and so does PyTorch.) With ``groups`` each group of input channels feeds its own group of outputs.
+    (Strictly this is a cross-correlation: a mathematician's convolution flips the kernel. The
+    field calls it convolution, and so does PyTorch.) With ``groups`` each group of input
+    channels feeds its own group of outputs.
 
-    References: LeCun, Boser, Denker, Henderson, Howard, Hubbard and Jackel, *Backpropagation applied to handwritten zip
-    code recognition*, Neural Computation 1 (1989); for im2col Chellapilla, Puri and Simard, *High performance
-    convolutional neural networks for document processing*, IWFHR (2006).
+    References: LeCun, Boser, Denker, Henderson, Howard, Hubbard and Jackel, *Backpropagation
+    applied to handwritten zip code recognition*, Neural Computation 1 (1989); for im2col
+    Chellapilla, Puri and Simard, *High performance convolutional neural networks for document
+    processing*, IWFHR (2006).
 
     Args:
         input: Images, (batch, channels, height, width), or a single one without the batch.
         weight: One kernel for each output channel.
         bias: One number for each output channel, or ``None``.
         stride: Pixels from one place to the next, for both sides or (down, across).
-        padding: Zeros added at either end of each side; ``"valid"`` for none, ``"same"`` for an output as large as the
-            input (with an even kernel the odd zero goes to the end).
+        padding: Zeros added at either end of each side; ``"valid"`` for none, ``"same"`` for an
+            output as large as the input (with an even kernel the odd zero goes to the end).
         dilation: Pixels from one element of the kernel to the next.
         groups: Into how many groups the channels are split.
 
@@ -160,15 +183,16 @@ def conv2d(
         The images of weighted sums, one channel for each kernel.
 
     Raises:
-        ValueError: If the input is no image, channels and groups do not fit, an option is out of its range, or the
-            kernel is larger than the padded image.
+        ValueError: If the input is no image, channels and groups do not fit, an option is out
+            of its range, or the kernel is larger than the padded image.
     """
     images, batched = _batched(input)
     _check_groups(groups, images.shape[1], len(weight))
     if images.shape[1] != weight.shape[1] * groups:
         raise ValueError(
-            f"the kernels are for {weight.shape[1] * groups} input channels, the images have {images.shape[1]}: "
-            f"weights have the shape (out_channels, in_channels / groups, height, width), here {tuple(weight.shape)}"
+            f"the kernels are for {weight.shape[1] * groups} input channels, the images have "
+            f"{images.shape[1]}: weights have the shape (out_channels, in_channels / groups, "
+            f"height, width), here {tuple(weight.shape)}"
         )
     if groups > 1:  # as many convolutions side by side
         biases = [None] * groups if bias is None else bias.chunk(groups)
@@ -183,8 +207,9 @@ def conv2d(
 class Convolution(torch.autograd.Function):
     """The convolution of one group of channels, and its gradients: see :func:`conv2d`.
 
-    The image is kept as (height, channels, width, batch). The patches are a matrix for each row of the output, and all
-    three products (output, gradient of the weights, gradient of the image) are products with it or of its shape.
+    The image is kept as (height, channels, width, batch). The patches are a matrix for each row
+    of the output, and all three products (output, gradient of the weights, gradient of the
+    image) are products with it or of its shape.
     """
 
     @staticmethod
@@ -210,7 +235,9 @@ class Convolution(torch.autograd.Function):
         return y.permute(3, 1, 0, 2)
 
     @staticmethod
-    def backward(ctx: Any, g: Float[Tensor, "batch out_channels out_height out_width"]) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, g: Float[Tensor, "batch out_channels out_height out_width"]
+    ) -> tuple[Tensor | None, ...]:
         """The gradients of image, weights and bias, each only where it is wanted."""
         x, weight, rows = ctx.saved_tensors
         stride, edges, dilation = ctx.options
@@ -252,13 +279,14 @@ def _rows_outermost(x, edges=(0, 0, 0, 0)):
 
 
 def _rows(x, kw, stride, dilation):
-    """The neighbours along each row, for all places: (height, channels · kw, out_width, batch)."""
+    """The neighbours along each row, everywhere: (height, channels · kw, out_width, batch)."""
     windows = x.unfold(2, dilation * (kw - 1) + 1, stride)[..., ::dilation]
     return windows.permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous()
 
 
 def _patches(rows, kh, stride, dilation):
-    """The rows under the kernel, one below the other, for all places down: a view, unless they are dilated.
+    """The rows under the kernel, one below the other, for all places down: a view, unless they
+    are dilated.
 
     The shape is (out_height, kh · channels · kw, out_width · batch).
     """
@@ -279,15 +307,17 @@ def max_pool2d(
     dilation: int | Sequence[int] = 1,
     ceil_mode: bool = False,
 ) -> Float[Tensor, "*batch channels out_height out_width"]:
-    r"""The largest number of each window: whether a detector has fired near by, no longer where.
+    r"""The largest number of each window: whether a detector has fired near by, no longer
+    where.
 
     .. math:: y_{c h w} = \max_{i, j} x_{c,\; s h + d i,\; s w + d j}
 
-    The gradient, which has to be finite, goes to the number that was the largest, to the first one (row by row) if
-    several were. NaN is passed on. The padding is :math:`-\infty`, which is never the largest.
+    The gradient, which has to be finite, goes to the number that was the largest, to the first
+    one (row by row) if several were. NaN is passed on. The padding is :math:`-\infty`, which is
+    never the largest.
 
-    Reference: Ranzato, Huang, Boureau and LeCun, *Unsupervised learning of invariant feature hierarchies with
-    applications to object recognition*, CVPR (2007).
+    Reference: Ranzato, Huang, Boureau and LeCun, *Unsupervised learning of invariant feature
+    hierarchies with applications to object recognition*, CVPR (2007).
 
     Args:
         input: Images, (batch, channels, height, width), or a single one without the batch.
@@ -301,7 +331,8 @@ def max_pool2d(
         The images of maxima.
 
     Raises:
-        ValueError: If the input is no image, an option is out of its range, or the window is larger than the image.
+        ValueError: If the input is no image, an option is out of its range, or the window is
+            larger than the image.
     """
     input, batched = _batched(input)
     kernel, padding, dilation = (
@@ -314,7 +345,11 @@ def max_pool2d(
     if any(edges):
         input = pad(input, edges, value=-math.inf)
     places = [
-        (..., _every(stride[0], size[0], i * dilation[0]), _every(stride[1], size[1], j * dilation[1]))
+        (
+            ...,
+            _every(stride[0], size[0], i * dilation[0]),
+            _every(stride[1], size[1], j * dilation[1]),
+        )
         for i, j in product(range(kernel[0]), range(kernel[1]))
     ]
     output = MaxPooling.apply(input, places)
@@ -325,7 +360,9 @@ class MaxPooling(torch.autograd.Function):
     """The maximum of several slices of an image, and its gradient: see :func:`max_pool2d`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Shaped[Tensor, "..."], places: list[tuple]) -> Shaped[Tensor, "..."]:
+    def forward(
+        ctx: Any, x: Shaped[Tensor, "..."], places: list[tuple]
+    ) -> Shaped[Tensor, "..."]:
         """The largest of ``x[place]`` over all places, entry by entry."""
         y = reduce(torch.maximum, (x[place] for place in places))
         ctx.save_for_backward(x, y)
@@ -357,17 +394,19 @@ def avg_pool2d(
 
     .. math:: y_{c h w} = \frac{1}{k^2} \sum_{i, j} x_{c,\; s h + i,\; s w + j}
 
-    It is a convolution whose weights are all equal, taken along the columns and then along the rows.
+    It is a convolution whose weights are all equal, taken along the columns and then along the
+    rows.
 
-    Reference: LeCun, Bottou, Bengio and Haffner, *Gradient-based learning applied to document recognition*,
-    Proceedings of the IEEE 86 (1998).
+    Reference: LeCun, Bottou, Bengio and Haffner, *Gradient-based learning applied to document
+    recognition*, Proceedings of the IEEE 86 (1998).
 
     Args:
         input: Images, (batch, channels, height, width), or a single one without the batch.
         kernel_size: Side of the window, or (height, width).
         stride: Pixels from one window to the next; the window's size if it is not given.
         padding: Zeros added at either end, at most half the window.
-        ceil_mode: Let the last window reach beyond the end: see :func:`output_size`. What is beyond is not counted.
+        ceil_mode: Let the last window reach beyond the end: see :func:`output_size`. What is
+            beyond is not counted.
         count_include_pad: Count the zeros of the padding.
         divisor_override: Divide by this instead of by the window's count.
 
@@ -375,13 +414,17 @@ def avg_pool2d(
         The images of means.
 
     Raises:
-        ValueError: If the input is no image, an option is out of its range, or the window is larger than the image.
+        ValueError: If the input is no image, an option is out of its range, or the window is
+            larger than the image.
     """
     output, batched = _batched(input)
     kernel, padding = _pair(kernel_size, "kernel_size"), _pair(padding, "padding")
     stride = kernel if stride is None else _pair(stride, "stride")
     if divisor_override is not None and divisor_override < 1:
-        raise ValueError(f"divisor_override must be at least 1, got {divisor_override}: leave it out to get the mean")
+        raise ValueError(
+            f"divisor_override must be at least 1, got {divisor_override}: leave it out to get "
+            "the mean"
+        )
     size, edges = _windows(output.shape[2:], kernel, stride, padding, (1, 1), ceil_mode)
     output = pad(output, edges) if any(edges) else output
     for axis in (0, 1):
@@ -398,19 +441,22 @@ def avg_pool2d(
 
 
 def adaptive_avg_pool2d(
-    input: Float[Tensor, "*batch channels height width"], output_size: int | Sequence[int | None]
+    input: Float[Tensor, "*batch channels height width"],
+    output_size: int | Sequence[int | None],
 ) -> Float[Tensor, "*batch channels out_height out_width"]:
-    r"""Means over as many windows as the output is to have places, whatever the size of the image.
+    r"""Means over as many windows as the output is to have places, whatever the size of the
+    image.
 
     Window :math:`i` of :math:`m` along a side of :math:`n` pixels reaches from pixel
-    :math:`\lfloor i\,n / m \rfloor` to just before :math:`\lceil (i + 1)\,n / m \rceil`. One window
-    (``output_size=1``) is *global average pooling*.
+    :math:`\lfloor i\,n / m \rfloor` to just before :math:`\lceil (i + 1)\,n / m \rceil`. One
+    window (``output_size=1``) is *global average pooling*.
 
     Reference: Lin, Chen and Yan, *Network in network*, arXiv:1312.4400 (2013).
 
     Args:
         input: Images, (batch, channels, height, width), or a single one without the batch.
-        output_size: Windows along each side, or (down, across); ``None`` leaves a side as it is.
+        output_size: Windows along each side, or (down, across); ``None`` leaves a side as it
+            is.
 
     Returns:
         The images of means.
@@ -421,12 +467,16 @@ def adaptive_avg_pool2d(
     output, batched = _batched(input)
     sizes = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if len(sizes) != 2 or any(size is not None and size < 1 for size in sizes):
-        raise ValueError(f"output_size must be one or two numbers, at least 1 or None, got {output_size}")
+        raise ValueError(
+            f"output_size must be one or two numbers, at least 1 or None, got {output_size}"
+        )
     for axis, size in enumerate(sizes, 2):
         if size is not None:
             n = output.shape[axis]
             bounds = [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
-            output = torch.stack([output.narrow(axis, a, b - a).mean(axis) for a, b in bounds], axis)
+            output = torch.stack(
+                [output.narrow(axis, a, b - a).mean(axis) for a, b in bounds], axis
+            )
     return output if batched else output[0]
 
 
@@ -434,8 +484,8 @@ def _windows(shape, kernel, stride, padding, dilation, ceil_mode):
     """How many windows fit, and the edges (left, right, top, bottom) that they reach over."""
     if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
         raise ValueError(
-            f"padding must be at most half the window, got padding {padding} for a window of {kernel}: "
-            "further out a window would see nothing but padding"
+            f"padding must be at most half the window, got padding {padding} for a window of "
+            f"{kernel}: further out a window would see nothing but padding"
         )
     size, edges = [], []
     for n, k, s, p, d in zip(shape, kernel, stride, padding, dilation, strict=True):
@@ -449,12 +499,15 @@ def _edges(shape, kernel, stride, padding, dilation):
     if padding == "same":
         if stride != (1, 1):
             raise ValueError(
-                f"padding='same' makes the output as large as the input: that needs stride 1, got {stride}"
+                "padding='same' makes the output as large as the input: that needs stride 1, "
+                f"got {stride}"
             )
         ends = [divmod(d * (k - 1), 2) for k, d in zip(kernel, dilation, strict=True)]
         before, after = [half for half, _ in ends], [half + odd for half, odd in ends]
     elif isinstance(padding, str) and padding != "valid":
-        raise ValueError(f"padding must be one number or two, 'same' or 'valid', got {padding!r}")
+        raise ValueError(
+            f"padding must be one number or two, 'same' or 'valid', got {padding!r}"
+        )
     else:
         before = after = (0, 0) if padding == "valid" else _pair(padding, "padding")
     for options in zip(shape, kernel, stride, after, dilation, strict=True):
@@ -474,8 +527,9 @@ def _batched(input):
     """The images with their batch dimension, and whether they had one."""
     if input.dim() not in (3, 4):
         raise ValueError(
-            "expected images of shape (batch, channels, height, width) or one of (channels, height, width), "
-            f"got {tuple(input.shape)}: a batch of grey images gets its channel by images.unsqueeze(1)"
+            "expected images of shape (batch, channels, height, width) or one of (channels, "
+            f"height, width), got {tuple(input.shape)}: a batch of grey images gets its "
+            "channel by images.unsqueeze(1)"
         )
     return (input, True) if input.dim() == 4 else (input[None], False)
 
@@ -484,16 +538,17 @@ def _check_groups(groups, in_channels, out_channels):
     """Refuse groups that channels cannot be split into."""
     if groups < 1 or in_channels % groups or out_channels % groups:
         raise ValueError(
-            f"groups must divide the input channels and the output channels, got {groups} groups for {in_channels} and "
-            f"{out_channels} channels"
+            f"groups must divide the input channels and the output channels, got {groups} "
+            f"groups for {in_channels} and {out_channels} channels"
         )
 
 
 class Conv2d(nn.Module):
     r""":func:`conv2d` with weights and biases that are learned.
 
-    Interchangeable with :class:`torch.nn.Conv2d`: the same parameters, and for the same seed the same initial numbers,
-    drawn from :math:`\mathcal U(-1/\sqrt n, 1/\sqrt n)`, where :math:`n` is the number of inputs of one output.
+    Interchangeable with :class:`torch.nn.Conv2d`: the same parameters, and for the same seed
+    the same initial numbers, drawn from :math:`\mathcal U(-1/\sqrt n, 1/\sqrt n)`, where
+    :math:`n` is the number of inputs of one output.
 
     Args:
         in_channels: Channels of the images.
@@ -532,16 +587,28 @@ class Conv2d(nn.Module):
         kernel = _pair(kernel_size, "kernel_size")
         if min(in_channels, out_channels, *kernel) < 1:
             raise ValueError(
-                f"channels and kernel_size must be at least 1, got {in_channels}, {out_channels} and {kernel_size}"
+                f"channels and kernel_size must be at least 1, got {in_channels}, "
+                f"{out_channels} and {kernel_size}"
             )
         _check_groups(groups, in_channels, out_channels)
-        self.in_channels, self.out_channels, self.kernel_size, self.groups = in_channels, out_channels, kernel, groups
+        self.in_channels, self.out_channels, self.kernel_size, self.groups = (
+            in_channels,
+            out_channels,
+            kernel,
+            groups,
+        )
         self.stride, self.dilation = _pair(stride, "stride"), _pair(dilation, "dilation")
         self.padding = padding if isinstance(padding, str) else _pair(padding, "padding")
         self.weight = nn.Parameter(
-            torch.empty(out_channels, in_channels // groups, *kernel, device=device, dtype=dtype)
+            torch.empty(
+                out_channels, in_channels // groups, *kernel, device=device, dtype=dtype
+            )
         )
-        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        self.bias = (
+            nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
+            if bias
+            else None
+        )
         self.reset_parameters()
 
     @torch.no_grad()
@@ -556,13 +623,20 @@ class Conv2d(nn.Module):
         self, input: Float[Tensor, "*batch in_channels height width"]
     ) -> Float[Tensor, "*batch out_channels out_height out_width"]:
         """:func:`conv2d` of ``input``."""
-        return conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return conv2d(
+            input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
     def extra_repr(self) -> str:
         """The options, for ``print(layer)``."""
-        shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        shown += f", stride={self.stride}"
         usual = {"padding": (0, 0), "dilation": (1, 1), "groups": 1}
-        shown += "".join(f", {name}={getattr(self, name)}" for name in usual if getattr(self, name) != usual[name])
+        shown += "".join(
+            f", {name}={getattr(self, name)}"
+            for name in usual
+            if getattr(self, name) != usual[name]
+        )
         return shown if self.bias is not None else f"{shown}, bias=False"
 
 
@@ -594,7 +668,9 @@ class MaxPool2d(nn.Module):
         self, input: Float[Tensor, "*batch channels height width"]
     ) -> Float[Tensor, "*batch channels out_height out_width"]:
         """:func:`max_pool2d` of ``input``."""
-        return max_pool2d(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        return max_pool2d(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        )
 
     def extra_repr(self) -> str:
         """The options, for ``print(module)``."""
@@ -625,7 +701,11 @@ class AvgPool2d(nn.Module):
     ):
         super().__init__()
         self.kernel_size, self.stride = kernel_size, kernel_size if stride is None else stride
-        self.padding, self.ceil_mode, self.count_include_pad = padding, ceil_mode, count_include_pad
+        self.padding, self.ceil_mode, self.count_include_pad = (
+            padding,
+            ceil_mode,
+            count_include_pad,
+        )
         self.divisor_override = divisor_override
 
     def forward(
@@ -644,7 +724,8 @@ class AdaptiveAvgPool2d(nn.Module):
     """:func:`adaptive_avg_pool2d` as a module.
 
     Args:
-        output_size: Windows along each side, or (down, across); ``None`` leaves a side as it is.
+        output_size: Windows along each side, or (down, across); ``None`` leaves a side as it
+            is.
     """
 
     def __init__(self, output_size: int | Sequence[int | None]):
@@ -663,7 +744,8 @@ class AdaptiveAvgPool2d(nn.Module):
 
 
 class Flatten(nn.Module):
-    """Several dimensions in one, row by row: from feature maps to the vectors that a linear layer takes.
+    """Several dimensions in one, row by row: from feature maps to the vectors that a linear
+    layer takes.
 
     Args:
         start_dim: The first of them.
@@ -684,10 +766,12 @@ class Flatten(nn.Module):
 
 
 class LeNet(nn.Module):
-    """Two convolutions, each with a pooling after it, and three linear layers: LeNet-5 with today's parts.
+    """Two convolutions, each with a pooling after it, and three linear layers: LeNet-5 with
+    today's parts.
 
-    The paper's network has tanh units, a learned average pooling, feature maps that are only partly connected, and
-    radial units at the end; here stand ReLU, maxima, full connections, and logits for the softmax.
+    The paper's network has tanh units, a learned average pooling, feature maps that are only
+    partly connected, and radial units at the end; here stand ReLU, maxima, full connections,
+    and logits for the softmax.
 
     =====================================  ==============  ==========
     layer                                  output          parameters
@@ -701,8 +785,8 @@ class LeNet(nn.Module):
     linear                                 10                     850
     =====================================  ==============  ==========
 
-    Reference: LeCun, Bottou, Bengio and Haffner, *Gradient-based learning applied to document recognition*,
-    Proceedings of the IEEE 86 (1998).
+    Reference: LeCun, Bottou, Bengio and Haffner, *Gradient-based learning applied to document
+    recognition*, Proceedings of the IEEE 86 (1998).
 
     Args:
         classes: How many classes to tell apart.
@@ -720,7 +804,9 @@ class LeNet(nn.Module):
         )
         self.head = Sequential(Flatten(), MLP([16 * 5 * 5, 120, 84, classes], activation=relu))
 
-    def forward(self, input: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+    def forward(
+        self, input: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
         """One logit for each class.
 
         Args:
@@ -731,7 +817,7 @@ class LeNet(nn.Module):
         """
         if input.shape[1:] != (1, 28, 28):
             raise ValueError(
-                f"LeNet takes images of shape (batch, 1, 28, 28), got {tuple(input.shape)}: for another size, its head "
-                "would need another number of inputs"
+                f"LeNet takes images of shape (batch, 1, 28, 28), got {tuple(input.shape)}: "
+                "for another size, its head would need another number of inputs"
             )
         return self.head(self.features(input))

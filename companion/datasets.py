@@ -1,10 +1,11 @@
 """The data sets of the book, and the one way in which it downloads.
 
-A data set is tensors on the CPU: inputs as float32, labels as int64. What a chapter needs by default comes with the
-companion or with scikit-learn; the network is asked for nothing but a full set that is on no disk yet.
+A data set is tensors on the CPU: inputs as float32, labels as int64. What a chapter needs by
+default comes with the companion or with scikit-learn; the network is asked for nothing but a
+full set that is on no disk yet.
 
-Splits are fixed. Train on the first part, choose on the second, and report on the third, which trains nothing and
-chooses nothing.
+Splits are fixed. Train on the first part, choose on the second, and report on the third, which
+trains nothing and chooses nothing.
 """
 
 import gzip
@@ -67,19 +68,22 @@ class Splits(NamedTuple):
 
 
 def digits() -> Splits:
-    """Handwritten digits, 8 by 8 pixels: 1,085 to train on, 357 to choose on and 355 to test on.
+    """Handwritten digits, 8 by 8 pixels: 1,085 to train on, 357 to choose on and 355 to test
+    on.
 
-    A pixel counts the dark dots in a 4-by-4 block of a finer scan; here it is divided by 16. Of every five images of a
-    digit, in the order in which they are stored, three go to training, one to validation and one to the test. The
-    thirteen writers are stored one after another, so each of them is in all three parts: the test is writer-dependent,
-    as the data set's authors call it, and the digits of a stranger would be harder.
+    A pixel counts the dark dots in a 4-by-4 block of a finer scan; here it is divided by 16. Of
+    every five images of a digit, in the order in which they are stored, three go to training,
+    one to validation and one to the test. The thirteen writers are stored one after another, so
+    each of them is in all three parts: the test is writer-dependent, as the data set's authors
+    call it, and the digits of a stranger would be harder.
 
     Returns:
-        ``x`` of shape (examples, 1, 8, 8), the share of dark dots from 0 to 1, and ``y`` from 0 to 9.
+        ``x`` of shape (examples, 1, 8, 8), the share of dark dots from 0 to 1, and ``y`` from 0
+            to 9.
 
-    Source: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine Learning Repository
-    (1998), https://doi.org/10.24432/C50P49, the 1,797 images of its test file as they come with scikit-learn. Licence:
-    CC BY 4.0.
+    Source: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine
+    Learning Repository (1998), https://doi.org/10.24432/C50P49, the 1,797 images of its test
+    file as they come with scikit-learn. Licence: CC BY 4.0.
     """
     from sklearn.datasets import load_digits
 
@@ -96,14 +100,15 @@ def photographs() -> dict[str, Float[Tensor, "3 height width"]]:
     Returns:
         For each name the red, green and blue values from 0 to 1, of shape (3, 427, 640).
 
-    Source: the users danielbuechele (``china``) and vultilion (``flower``) of flickr.com, as they come with
-    scikit-learn. Licence: CC BY 2.0.
+    Source: the users danielbuechele (``china``) and vultilion (``flower``) of flickr.com, as
+    they come with scikit-learn. Licence: CC BY 2.0.
     """
     from sklearn.datasets import load_sample_images
 
     stored = load_sample_images()
     return {
-        Path(name).stem: torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
+        Path(name).stem: torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float()
+        / 255
         for name, image in zip(stored.filenames, stored.images, strict=True)
     }
 
@@ -119,25 +124,30 @@ class Texts(NamedTuple):
     """What is reported, once, at the end."""
 
 
-_VALIDATION_FROM, _TEST_FROM = "try", "typesfunctions"  # the topics with which the last two parts begin
-_REPEATED = 40  # characters: a shorter paragraph, such as "Note:", may stand there twice by chance
+# the topics with which the last two parts begin
+_VALIDATION_FROM, _TEST_FROM = "try", "typesfunctions"
+# characters: a shorter paragraph, such as "Note:", may stand there twice by chance
+_REPEATED = 40
 
 
 def python_documentation(file: str | Path | None = None) -> Texts:
-    """The reference manual of Python, as the interpreter's own ``help()`` shows it: English, code and grammar.
+    """The reference manual of Python, as the interpreter's own ``help()`` shows it: English,
+    code and grammar.
 
-    Its topics, in alphabetical order, make a text of some 376,000 characters: about 297,000 to train on, 39,000 to
-    choose on and 41,000 to test on. The parts are cut between topics, at the same ones in every version of Python;
-    the numbers are those of Python 3.11. The second part has half as many more in 3.13, most of them in tables.
+    Its topics, in alphabetical order, make a text of some 376,000 characters: about 297,000 to
+    train on, 39,000 to choose on and 41,000 to test on. The parts are cut between topics, at
+    the same ones in every version of Python; the numbers are those of Python 3.11. The second
+    part has half as many more in 3.13, most of them in tables.
 
-    **Nothing is repeated.** The manual prints many paragraphs under more than one topic: a fifth of its 465,000
-    characters has stood there before, and nearly all of the topic ``with``, for one, stands in ``compound`` too. A
-    model would be tested on what it was trained on. A paragraph of 40 characters or more that has occurred before is
-    therefore left out.
+    **Nothing is repeated.** The manual prints many paragraphs under more than one topic: a
+    fifth of its 465,000 characters has stood there before, and nearly all of the topic
+    ``with``, for one, stands in ``compound`` too. A model would be tested on what it was
+    trained on. A paragraph of 40 characters or more that has occurred before is therefore left
+    out.
 
     Args:
-        file: Another text in UTF-8, to be cut in the proportions 8 : 1 : 1 between paragraphs instead. It is prepared
-            in the same way.
+        file: Another text in UTF-8, to be cut in the proportions 8 : 1 : 1 between paragraphs
+            instead. It is prepared in the same way.
 
     Returns:
         The three parts. :func:`encode` turns them into numbers.
@@ -146,7 +156,8 @@ def python_documentation(file: str | Path | None = None) -> Texts:
         FileNotFoundError: If ``file`` is not there.
         ValueError: If one of the three parts would be empty.
 
-    Source: the module ``pydoc_data.topics`` of CPython's standard library. Licence: PSF License Agreement, version 2.
+    Source: the module ``pydoc_data.topics`` of CPython's standard library. Licence: PSF License
+    Agreement, version 2.
     """
     if file is None:
         from pydoc_data.topics import topics
@@ -156,21 +167,28 @@ def python_documentation(file: str | Path | None = None) -> Texts:
     else:
         pieces = _new_paragraphs([("", Path(file).expanduser().read_text(encoding="utf-8"))])
         lengths = torch.tensor([len(paragraph) for _, paragraph in pieces], dtype=torch.float64)
-        before = (lengths.cumsum(0) - lengths) / lengths.sum()  # the share of the text that stands before each
+        # the share of the text that stands before each
+        before = (lengths.cumsum(0) - lengths) / lengths.sum()
         parts = [int(share >= 0.8) + int(share >= 0.9) for share in before]
     texts = Texts(
-        *("".join(text for part, (_, text) in zip(parts, pieces, strict=True) if part == k) for k in range(3))
+        *(
+            "".join(text for part, (_, text) in zip(parts, pieces, strict=True) if part == k)
+            for k in range(3)
+        )
     )
     if not all(texts):
         raise ValueError(
-            f"{file} cannot be cut into three parts, its paragraphs are too few or too long: separate paragraphs by "
-            f"empty lines, or pass a longer text (of {len(pieces)} different paragraphs no part may be left empty)"
+            f"{file} cannot be cut into three parts, its paragraphs are too few or too long: "
+            f"separate paragraphs by empty lines, or pass a longer text (of {len(pieces)} "
+            "different paragraphs no part may be left empty)"
         )
     return texts
 
 
 def _new_paragraphs(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The paragraphs of named texts, each with its text's name, without long ones that have occurred before."""
+    """The paragraphs of named texts, each with its text's name, without long ones that have
+    occurred before.
+    """
     seen, kept = set(), []
     for name, text in texts:
         for paragraph in re.split(r"\n(?:[ \t]*\n)+", text.strip("\n")):
@@ -181,20 +199,25 @@ def _new_paragraphs(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127))) + "\N{REPLACEMENT CHARACTER}"
-"""The alphabet of :func:`encode`: the end of a line, the 95 characters of printable ASCII, and one for all others."""
+"""The alphabet of :func:`encode`: the end of a line, the 95 characters of printable ASCII, and
+one for all others.
+"""
 
 
 def encode(text: str) -> Int64[Tensor, " characters"]:
     """A text as numbers: the place of each of its characters in :data:`CHARACTERS`.
 
     Args:
-        text: Any text. Characters that the alphabet lacks, such as curly quotes, all become the last one.
+        text: Any text. Characters that the alphabet lacks, such as curly quotes, all become the
+            last one.
 
     Returns:
         One number for each character, 0 to 96.
     """
     place = {character: number for number, character in enumerate(CHARACTERS)}
-    return torch.tensor([place.get(character, len(CHARACTERS) - 1) for character in text], dtype=torch.int64)
+    return torch.tensor(
+        [place.get(character, len(CHARACTERS) - 1) for character in text], dtype=torch.int64
+    )
 
 
 def decode(tokens: Int64[Tensor, " characters"]) -> str:
@@ -211,24 +234,28 @@ def decode(tokens: Int64[Tensor, " characters"]) -> str:
     """
     if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < len(CHARACTERS):
         raise ValueError(
-            f"a character's number lies between 0 and {len(CHARACTERS) - 1}, got {tokens.min()} to {tokens.max()}"
+            f"a character's number lies between 0 and {len(CHARACTERS) - 1}, got "
+            f"{tokens.min()} to {tokens.max()}"
         )
     return "".join(CHARACTERS[number] for number in tokens.tolist())
 
 
 def moons(n: int = 200, noise: float = 0.1, seed: int = 0) -> Examples:
-    r"""Two half circles that reach into each other; the second is the first, turned by half a turn.
+    r"""Two half circles that reach into each other; the second is the first, turned by half a
+    turn.
 
     .. math::
         x = (\cos \theta, \sin \theta) \text{ for } y = 0, \qquad
-        x = (1 - \cos \theta, \tfrac12 - \sin \theta) \text{ for } y = 1, \qquad \theta \sim U[0, \pi)
+        x = (1 - \cos \theta, \tfrac12 - \sin \theta) \text{ for } y = 1, \qquad \theta \sim
+        U[0, \pi)
 
-    Points are drawn independently and the classes take turns: another seed gives a fresh test set, and any stretch of
-    points is a balanced sample.
+    Points are drawn independently and the classes take turns: another seed gives a fresh test
+    set, and any stretch of points is a balanced sample.
 
     Args:
         n: Number of points.
-        noise: Standard deviation of the Gaussian noise on each coordinate; the circles have radius 1.
+        noise: Standard deviation of the Gaussian noise on each coordinate; the circles have
+            radius 1.
         seed: The same seed gives the same points.
 
     Returns:
@@ -247,21 +274,24 @@ def moons(n: int = 200, noise: float = 0.1, seed: int = 0) -> Examples:
     return _sample(n, 2, noise, seed, place)
 
 
-def spirals(n: int = 200, classes: int = 2, turns: float = 1.5, noise: float = 0.03, seed: int = 0) -> Examples:
+def spirals(
+    n: int = 200, classes: int = 2, turns: float = 1.5, noise: float = 0.03, seed: int = 0
+) -> Examples:
     r"""Arms that wind around each other: whatever tells them apart has to wind along with them.
 
     .. math::
         x = r\,(\cos \theta, \sin \theta), \qquad
-        \theta = 2\pi \left(\text{turns} \cdot r + \frac{y}{\text{classes}}\right), \qquad r^2 \sim U[0.01, 1)
+        \theta = 2\pi \left(\text{turns} \cdot r + \frac{y}{\text{classes}}\right), \qquad
+        r^2 \sim U[0.01, 1)
 
-    Points are drawn independently and the classes take turns: another seed gives a fresh test set, and any stretch of
-    points is a balanced sample.
+    Points are drawn independently and the classes take turns: another seed gives a fresh test
+    set, and any stretch of points is a balanced sample.
 
     Args:
         n: Number of points.
         classes: Number of arms.
-        turns: Turns that an arm makes for each unit of radius. Neighbouring arms are ``1 / (turns * classes)`` apart
-            along a radius.
+        turns: Turns that an arm makes for each unit of radius. Neighbouring arms are ``1 /
+            (turns * classes)`` apart along a radius.
         noise: Standard deviation of the Gaussian noise on each coordinate.
         seed: The same seed gives the same points.
 
@@ -269,15 +299,16 @@ def spirals(n: int = 200, classes: int = 2, turns: float = 1.5, noise: float = 0
         ``x`` of shape (n, 2), and ``y`` from 0 to ``classes - 1``.
 
     Raises:
-        ValueError: If there is no class or there are fewer points than classes, if ``noise`` is negative, or if
-            ``noise`` or ``turns`` is not finite.
+        ValueError: If there is no class or there are fewer points than classes, if ``noise`` is
+            negative, or if ``noise`` or ``turns`` is not finite.
 
-    Source: generated, after K. J. Lang and M. J. Witbrock, *Learning to Tell Two Spirals Apart*, Proceedings of the
-    1988 Connectionist Models Summer School (1988).
+    Source: generated, after K. J. Lang and M. J. Witbrock, *Learning to Tell Two Spirals
+    Apart*, Proceedings of the 1988 Connectionist Models Summer School (1988).
     """
 
     def place(u: Tensor, label: Tensor) -> Tensor:
-        radius = (0.01 + 0.99 * u).sqrt()  # uniform in r², so that the long outer turns are not sparse
+        # uniform in r², so that the long outer turns are not sparse
+        radius = (0.01 + 0.99 * u).sqrt()
         return radius[:, None] * _on_circle(math.tau * (turns * radius + label / classes))
 
     if not math.isfinite(turns):
@@ -292,8 +323,8 @@ def blobs(n: int = 300, classes: int = 3, noise: float = 0.3, seed: int = 0) -> 
         x \sim \mathcal N\big((\cos \theta, \sin \theta),\ \text{noise}^2 I\big), \qquad
         \theta = \frac{2\pi y}{\text{classes}}
 
-    Points are drawn independently and the classes take turns: another seed gives a fresh test set, and any stretch of
-    points is a balanced sample.
+    Points are drawn independently and the classes take turns: another seed gives a fresh test
+    set, and any stretch of points is a balanced sample.
 
     Args:
         n: Number of points.
@@ -305,24 +336,33 @@ def blobs(n: int = 300, classes: int = 3, noise: float = 0.3, seed: int = 0) -> 
         ``x`` of shape (n, 2), and ``y`` from 0 to ``classes - 1``.
 
     Raises:
-        ValueError: If there is no class or there are fewer points than classes, or if ``noise`` is negative or not
-            finite.
+        ValueError: If there is no class or there are fewer points than classes, or if ``noise``
+            is negative or not finite.
 
     Source: generated.
     """
-    return _sample(n, classes, noise, seed, lambda _, label: _on_circle(math.tau * label / classes))
+    return _sample(
+        n, classes, noise, seed, lambda _, label: _on_circle(math.tau * label / classes)
+    )
 
 
-def _sample(n: int, classes: int, noise: float, seed: int, place: Callable[[Tensor, Tensor], Tensor]) -> Examples:
-    """Noisy points around ``place(u, label)``, with u uniform on [0, 1) and the labels 0, 1, ... again and again."""
+def _sample(
+    n: int, classes: int, noise: float, seed: int, place: Callable[[Tensor, Tensor], Tensor]
+) -> Examples:
+    """Noisy points around ``place(u, label)``, with u uniform on [0, 1) and the labels 0, 1,
+    ... again and again.
+    """
     if classes < 1:
         raise ValueError(f"classes must be at least 1, got {classes}")
     if n < classes:
         raise ValueError(f"n must be at least {classes}, one point for each class, got {n}")
     if not 0 <= noise < math.inf:
-        raise ValueError(f"noise is a standard deviation: it must be finite and not negative, got {noise}")
+        raise ValueError(
+            f"noise is a standard deviation: it must be finite and not negative, got {noise}"
+        )
     g = torch.Generator().manual_seed(seed)
-    like = {"generator": g, "device": g.device, "dtype": torch.float32}  # whatever torch's defaults have been set to
+    # whatever torch's defaults have been set to
+    like = {"generator": g, "device": g.device, "dtype": torch.float32}
     y = torch.arange(n, device=g.device) % classes
     x = place(torch.rand(n, **like), y.float()) + noise * torch.randn(n, 2, **like)
     return Examples(x, y)
@@ -379,7 +419,8 @@ _DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
 def fashion_mnist(full: bool = False, folder: str | Path | None = None) -> Splits:
-    """Pictures of clothes, shoes and bags in grey, 28 by 28 pixels, in ten classes of equal size.
+    """Pictures of clothes, shoes and bags in grey, 28 by 28 pixels, in ten classes of equal
+    size.
 
     ==========  ======  ==========  ======
     images      train   validation  test
@@ -388,76 +429,102 @@ def fashion_mnist(full: bool = False, folder: str | Path | None = None) -> Split
     ``full``    55,000  5,000       10,000
     ==========  ======  ==========  ======
 
-    In the full set, the first 5,500 published training images of each class are for training and the last 500 for
-    validation; the test images are the published ones. The default set comes with the companion: of each class, the
-    first 1,000, 200 and 200 images of these three parts. A model that was trained on the default set has therefore
-    never seen a validation or test image of the full one.
+    In the full set, the first 5,500 published training images of each class are for training
+    and the last 500 for validation; the test images are the published ones. The default set
+    comes with the companion: of each class, the first 1,000, 200 and 200 images of these three
+    parts. A model that was trained on the default set has therefore never seen a validation or
+    test image of the full one.
 
     Args:
-        full: All 70,000 images. They are read from ``folder``, or from where Debian's package ``dataset-fashion-mnist``
-            puts them, or from :func:`cache_folder`, into which they are downloaded (31 MB) if they are nowhere yet.
+        full: All 70,000 images. They are read from ``folder``, or from where Debian's package
+            ``dataset-fashion-mnist`` puts them, or from :func:`cache_folder`, into which they
+            are downloaded (31 MB) if they are nowhere yet.
         folder: Where the four published files are: ``train-images-idx3-ubyte.gz`` and so on.
 
     Returns:
-        ``x`` of shape (examples, 1, 28, 28), from 0 for the background to 1, and ``y`` from 0 to 9, named by
+        ``x`` of shape (examples, 1, 28, 28), from 0 for the background to 1, and ``y`` from 0
+            to 9, named by
         :data:`FASHION_MNIST_CLASSES`.
 
     Raises:
-        ConnectionError: If the files are nowhere and cannot be downloaded; says what else to do.
+        ConnectionError: If the files are nowhere and cannot be downloaded; says what else to
+            do.
         FileNotFoundError: If one of the four files is not in ``folder``.
-        ValueError: If a file is damaged or holds something else, or if ``folder`` is given without ``full``.
+        ValueError: If a file is damaged or holds something else, or if ``folder`` is given
+            without ``full``.
 
-    Source: H. Xiao, K. Rasul and R. Vollgraf, *Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
-    Algorithms*, arXiv:1708.07747 (2017). Licence: MIT, Zalando SE.
+    Source: H. Xiao, K. Rasul and R. Vollgraf, *Fashion-MNIST: a Novel Image Dataset for
+    Benchmarking Machine Learning Algorithms*, arXiv:1708.07747 (2017). Licence: MIT, Zalando
+    SE.
     """
     if full:
         train_x, train_y, test_x, test_y = _published_fashion_mnist(folder)
         early = _rank_in_class(train_y.long()) < 5_500
-        parts = [(train_x[early], train_y[early]), (train_x[~early], train_y[~early]), (test_x, test_y)]
+        parts = [
+            (train_x[early], train_y[early]),
+            (train_x[~early], train_y[~early]),
+            (test_x, test_y),
+        ]
     elif folder is None:
         with (files("companion") / "data" / "fashion_mnist.npz").open("rb") as file:
             stored = np.load(file, allow_pickle=False)
             parts = [
-                [torch.from_numpy(stored[f"{part}_{name}"]) for name in Examples._fields] for part in Splits._fields
+                [torch.from_numpy(stored[f"{part}_{name}"]) for name in Examples._fields]
+                for part in Splits._fields
             ]
     else:
-        raise ValueError(f"folder is where the full set is read from: pass full=True with folder={str(folder)!r}")
+        raise ValueError(
+            "folder is where the full set is read from: pass full=True with "
+            f"folder={str(folder)!r}"
+        )
     return Splits(*(Examples(x[:, None].float() / 255, y.long()) for x, y in parts))
 
 
 def _published_fashion_mnist(folder: str | Path | None) -> list[UInt8[Tensor, "..."]]:
     """Training images and labels, test images and labels, as they were published."""
-    if folder is None and all((_DEBIAN_FOLDER / name).is_file() for name in _FASHION_MNIST_FILES):
+    if folder is None and all(
+        (_DEBIAN_FOLDER / name).is_file() for name in _FASHION_MNIST_FILES
+    ):
         folder = _DEBIAN_FOLDER
     arrays = []
     for name, (packed_sha256, content_sha256) in _FASHION_MNIST_FILES.items():
         if folder is None:
             urls = [mirror + name for mirror in _FASHION_MNIST_MIRRORS]
-            path = download(f"fashion-mnist/{name}", urls, packed_sha256, advice=_WITHOUT_DOWNLOAD)
+            path = download(
+                f"fashion-mnist/{name}", urls, packed_sha256, advice=_WITHOUT_DOWNLOAD
+            )
         else:
             path = Path(folder).expanduser() / name
             if not path.is_file():
-                raise FileNotFoundError(f"{path} is not there: folder must hold {', '.join(_FASHION_MNIST_FILES)}")
+                raise FileNotFoundError(
+                    f"{path} is not there: folder must hold {', '.join(_FASHION_MNIST_FILES)}"
+                )
         arrays.append(read_idx(_unpack(path, content_sha256), name))
     return arrays
 
 
 _WITHOUT_DOWNLOAD = """\
-Or install Debian's package dataset-fashion-mnist, or pass folder= with a folder that holds the four published files.
+Or install Debian's package dataset-fashion-mnist, or pass folder= with a folder that holds the
+four published files.
 Or leave full=False: that part of Fashion-MNIST needs no download."""
 
 
 def _unpack(path: Path, sha256: str) -> bytes:
-    """What is compressed in ``path``, checked: gzip files of the same content may differ in their headers."""
+    """What is compressed in ``path``, checked: gzip files of the same content may differ in
+    their headers.
+    """
     packed = path.read_bytes()
     try:
         content = gzip.decompress(packed)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and fetch it again") from error
+        raise ValueError(
+            f"{path} is damaged ({error}): delete it and fetch it again"
+        ) from error
     if (found := sha256_of(content).hexdigest()) != sha256:
         raise ValueError(
-            f"{path} does not hold what was published under that name, which other data sets use too: the SHA-256 of "
-            f"its content must be {sha256}, got {found}. Fetch it again, or pass another folder"
+            f"{path} does not hold what was published under that name, which other data sets "
+            f"use too: the SHA-256 of its content must be {sha256}, got {found}. Fetch it "
+            "again, or pass another folder"
         )
     return content
 
@@ -465,9 +532,9 @@ def _unpack(path: Path, sha256: str) -> bytes:
 def read_idx(content: bytes, name: str = "this content") -> UInt8[Tensor, "..."]:
     """The array in an IDX file of unsigned bytes, the format of MNIST and its relatives.
 
-    Such a file opens with two zero bytes, the code of its type (8 for unsigned bytes) and the number of dimensions. The
-    size of each dimension follows in four bytes, the most significant first, and then the values, the last dimension
-    running fastest.
+    Such a file opens with two zero bytes, the code of its type (8 for unsigned bytes) and the
+    number of dimensions. The size of each dimension follows in four bytes, the most significant
+    first, and then the values, the last dimension running fastest.
 
     Args:
         content: The bytes of the file, decompressed.
@@ -477,25 +544,30 @@ def read_idx(content: bytes, name: str = "this content") -> UInt8[Tensor, "..."]
         The array, in the shape that the file gives.
 
     Raises:
-        ValueError: If this is not an IDX file of unsigned bytes, or is shorter or longer than its header promises.
+        ValueError: If this is not an IDX file of unsigned bytes, or is shorter or longer than
+            its header promises.
 
-    Source: the format is described with Y. LeCun, C. Cortes and C. J. C. Burges, *The MNIST Database of Handwritten
-    Digits* (1998).
+    Source: the format is described with Y. LeCun, C. Cortes and C. J. C. Burges, *The MNIST
+    Database of Handwritten Digits* (1998).
     """
     if len(content) < 4 or content[:2] != b"\0\0":
         hint = ": decompress it first" if content[:2] == b"\x1f\x8b" else ""
         raise ValueError(
-            f"{name} is no IDX file: it must open with 00 00, got {content[:4].hex(' ') or 'nothing'}{hint}"
+            f"{name} is no IDX file: it must open with 00 00, got "
+            f"{content[:4].hex(' ') or 'nothing'}{hint}"
         )
     kind, dimensions = content[2], content[3]
     if kind != 8:
-        raise ValueError(f"{name} is an IDX file of type {kind}: only type 8, unsigned bytes, can be read")
+        raise ValueError(
+            f"{name} is an IDX file of type {kind}: only type 8, unsigned bytes, can be read"
+        )
     start = 4 + 4 * dimensions
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4)]
     if len(content) != start + math.prod(shape):
         raise ValueError(
-            f"{name} must have {start} bytes of header and {math.prod(shape)} of values, for the shape {shape}, got "
-            f"{len(content)} in all: it was cut off or changed, so fetch it again"
+            f"{name} must have {start} bytes of header and {math.prod(shape)} of values, for "
+            f"the shape {shape}, got {len(content)} in all: it was cut off or changed, so "
+            "fetch it again"
         )
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:].reshape(shape)
 
@@ -503,15 +575,18 @@ def read_idx(content: bytes, name: str = "this content") -> UInt8[Tensor, "..."]
 def cache_folder() -> Path:
     """The folder into which :func:`download` puts files.
 
-    The environment variable ``COMPANION_DATA`` names it. Without that it is ``deep-learning-companion`` in the place
-    that the operating system has for caches, such as ``~/.cache`` on Linux.
+    The environment variable ``COMPANION_DATA`` names it. Without that it is
+    ``deep-learning-companion`` in the place that the operating system has for caches, such as
+    ``~/.cache`` on Linux.
 
     Returns:
         The folder, which need not exist yet.
     """
     import pooch
 
-    return Path(os.environ.get("COMPANION_DATA") or pooch.os_cache("deep-learning-companion")).expanduser()
+    return Path(
+        os.environ.get("COMPANION_DATA") or pooch.os_cache("deep-learning-companion")
+    ).expanduser()
 
 
 _SLOWEST = 10_000  # bytes a second
@@ -528,9 +603,10 @@ def download(
 ) -> Path:
     """A file from the cache, or else from the first address that serves it whole.
 
-    A file in the cache is used if its SHA-256 is right. One that arrives gets its name only after its SHA-256 has been
-    checked, in one step, and nothing stays behind of one that fails. A server is given up, and the next address tried,
-    if it is silent for ``timeout`` seconds or falls that far behind 10 kB a second.
+    A file in the cache is used if its SHA-256 is right. One that arrives gets its name only
+    after its SHA-256 has been checked, in one step, and nothing stays behind of one that fails.
+    A server is given up, and the next address tried, if it is silent for ``timeout`` seconds or
+    falls that far behind 10 kB a second.
 
     Args:
         name: What the file is called in :func:`cache_folder`; may have folders in it, as in
@@ -545,8 +621,8 @@ def download(
         Where the file is.
 
     Raises:
-        ConnectionError: If no address gave the file; says why each of them did not, and where to put a copy of the
-            file.
+        ConnectionError: If no address gave the file; says why each of them did not, and where
+            to put a copy of the file.
         ValueError: If ``urls`` is empty or a single string, or if ``sha256`` cannot be one.
     """
     import pooch
@@ -564,24 +640,32 @@ def download(
         except (OSError, ValueError, HTTPError) as error:
             failures += f"\n- {url}: {error}"
     raise ConnectionError(
-        f"could not download {name}:{failures}\nGo online and try again, or put a copy of the file at "
-        f"{cache_folder() / name} (the environment variable COMPANION_DATA chooses another folder).\n{advice}".rstrip()
+        f"could not download {name}:{failures}\nGo online and try again, or put a copy of the "
+        f"file at {cache_folder() / name} (the environment variable COMPANION_DATA chooses "
+        f"another folder).\n{advice}".rstrip()
     )
 
 
-def _fetch(url: str, path: str, _: object, *, title: str, timeout: float, progress: bool) -> None:
+def _fetch(
+    url: str, path: str, _: object, *, title: str, timeout: float, progress: bool
+) -> None:
     """Write what ``url`` serves to ``path``, called as pooch calls its downloaders."""
     import requests
     from tqdm.auto import tqdm
 
     Path(path).chmod(0o644)  # pooch's temporary file is private, and a cache may be shared
     start = time.monotonic()
-    request = requests.get(url, stream=True, timeout=timeout, headers={"Accept-Encoding": "identity"})
+    request = requests.get(
+        url, stream=True, timeout=timeout, headers={"Accept-Encoding": "identity"}
+    )
     with request as response, Path(path).open("wb") as file:
         response.raise_for_status()
         size = int(response.headers.get("Content-Length", 0)) or None
-        with tqdm(desc=title, total=size, unit="B", unit_scale=True, disable=not progress) as bar:
-            while block := response.raw.read1(2**16):  # read() would wait for all of it, however slowly it drips
+        with tqdm(
+            desc=title, total=size, unit="B", unit_scale=True, disable=not progress
+        ) as bar:
+            # read() would wait for all of it, however slowly it drips
+            while block := response.raw.read1(2**16):
                 bar.update(file.write(block))
                 if time.monotonic() - start > timeout + file.tell() / _SLOWEST:
                     raise TimeoutError(f"slower than {_SLOWEST // 1000} kB a second")

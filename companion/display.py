@@ -8,7 +8,8 @@ from pathlib import Path
 
 __all__ = ["Source", "show"]
 
-# The site brings colours for pygments' classes in both its themes; JupyterLab has them only as variables.
+# The site brings colours for pygments' classes in both its themes; JupyterLab has them only as
+# variables.
 _JUPYTERLAB_COLOURS = {
     ".k, .kn, .ow": "keyword",
     ".kc, .bp": "atom",
@@ -43,26 +44,32 @@ class Source:
         from pygments.lexers import PythonLexer
 
         code = highlight(self.text, PythonLexer(), HtmlFormatter(nowrap=True))
-        links = " · ".join(f'<a href="../{file}">{html.escape(file)}</a>' for file in self.files)
+        links = " · ".join(
+            f'<a href="../{file}">{html.escape(file)}</a>' for file in self.files
+        )
         rules = "".join(
-            f".jp-OutputArea .companion-source :is({classes}) {{ color: var(--jp-mirror-editor-{name}-color) }}\n"
+            f".jp-OutputArea .companion-source :is({classes}) "
+            f"{{ color: var(--jp-mirror-editor-{name}-color) }}\n"
             for classes, name in _JUPYTERLAB_COLOURS.items()
         )
         return (
             f'<div class="companion-source">\n<style>\n{rules}</style>\n'
             f'<div class="highlight"><pre tabindex="0">{code}</pre></div>\n'
-            f'<p style="text-align: right; font-size: 0.8em; margin-top: 0.3em">{links}</p>\n</div>'
+            '<p style="text-align: right; font-size: 0.8em; margin-top: 0.3em">'
+            f"{links}</p>\n</div>"
         )
 
 
 def show(*things: object, docstring: bool = False) -> Source:
-    """The source of functions, classes or methods of the companion, to be displayed at the end of a cell.
+    """The source of functions, classes or methods of the companion, to be displayed at the end
+    of a cell.
 
     Below the source stand links to the module that it comes from and to that module's tests.
 
     Args:
         things: What to show, in this order.
-        docstring: Show the docstrings too. Left out by default: the page around has just said it.
+        docstring: Show the docstrings too. Left out by default: the page around has just said
+            it.
 
     Returns:
         An object that a notebook displays with colours, and that prints as plain source.
@@ -75,8 +82,13 @@ def show(*things: object, docstring: bool = False) -> Source:
         thing = getattr(thing, "__func__", thing)  # a bound method's function
         thing = inspect.unwrap(thing) if callable(thing) else thing
         module = getattr(thing, "__module__", None) or ""
-        if not (inspect.isfunction(thing) or inspect.isclass(thing)) or module.split(".")[0] != "companion":
-            raise TypeError(f"show displays functions, classes and methods of the companion, got {thing!r}")
+        if (
+            not (inspect.isfunction(thing) or inspect.isclass(thing))
+            or module.split(".")[0] != "companion"
+        ):
+            raise TypeError(
+                f"show displays functions, classes and methods of the companion, got {thing!r}"
+            )
         text = textwrap.dedent(inspect.getsource(thing))
         texts.append(text if docstring else _without_docstrings(text))
         path = Path(inspect.getsourcefile(thing))
@@ -85,12 +97,18 @@ def show(*things: object, docstring: bool = False) -> Source:
 
 
 def _without_docstrings(text: str) -> str:
-    """The same code without the docstrings of its functions and classes, and the blank line after each."""
+    """The same code without the docstrings of its functions and classes, and the blank line
+    after each.
+    """
     lines: list[str | None] = list(text.splitlines())
     for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or ast.get_docstring(node) is None:
+        if (
+            not isinstance(node, ast.FunctionDef | ast.ClassDef)
+            or ast.get_docstring(node) is None
+        ):
             continue
-        if len(node.body) == 1:  # nothing else in the body: without it the code would not be code
+        # nothing else in the body: without it the code would not be code
+        if len(node.body) == 1:
             continue
         first, last = node.body[0].lineno - 1, node.body[0].end_lineno
         if not lines[last].strip():

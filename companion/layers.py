@@ -1,7 +1,8 @@
 """Layers, losses and initial weights: what a feed-forward network is made of.
 
-Taught in chapter *Layers*. Names and arguments are those of ``torch.nn``, and a state dict moves both ways.
-Reference: Rumelhart, Hinton and Williams, *Learning representations by back-propagating errors*, Nature 323 (1986).
+Taught in chapter *Layers*. Names and arguments are those of ``torch.nn``, and a state dict
+moves both ways. Reference: Rumelhart, Hinton and Williams, *Learning representations by
+back-propagating errors*, Nature 323 (1986).
 """
 
 import math
@@ -31,8 +32,9 @@ class Linear(nn.Module):
 
     .. math:: y = x W^\top + b
 
-    Interchangeable with :class:`torch.nn.Linear`: the same parameters, and for the same seed the same initial numbers,
-    drawn from :math:`\mathcal U(-1/\sqrt{n}, 1/\sqrt{n})`, where :math:`n` is ``in_features``.
+    Interchangeable with :class:`torch.nn.Linear`: the same parameters, and for the same seed
+    the same initial numbers, drawn from :math:`\mathcal U(-1/\sqrt{n}, 1/\sqrt{n})`, where
+    :math:`n` is ``in_features``.
 
     Args:
         in_features: Size of the input's last dimension.
@@ -59,10 +61,19 @@ class Linear(nn.Module):
     ):
         super().__init__()
         if min(in_features, out_features) < 1:
-            raise ValueError(f"a layer needs at least one input and one output, got {in_features} and {out_features}")
+            raise ValueError(
+                f"a layer needs at least one input and one output, got {in_features} and "
+                f"{out_features}"
+            )
         self.in_features, self.out_features = in_features, out_features
-        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.weight = nn.Parameter(
+            torch.empty(out_features, in_features, device=device, dtype=dtype)
+        )
+        self.bias = (
+            nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
+            if bias
+            else None
+        )
         self.reset_parameters()
 
     @torch.no_grad()
@@ -73,11 +84,14 @@ class Linear(nn.Module):
             bound = 1 / math.sqrt(self.in_features)
             self.bias.uniform_(-bound, bound)
 
-    def forward(self, input: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
+    def forward(
+        self, input: Float[Tensor, "*batch in_features"]
+    ) -> Float[Tensor, "*batch out_features"]:
         """The weighted sums, for any number of leading dimensions.
 
         Args:
-            input: One vector of ``in_features`` numbers for each place in the leading dimensions.
+            input: One vector of ``in_features`` numbers for each place in the leading
+                dimensions.
 
         Returns:
             One vector of ``out_features`` numbers for each.
@@ -87,22 +101,25 @@ class Linear(nn.Module):
         """
         if input.shape[-1:] != (self.in_features,):
             raise ValueError(
-                f"expected {self.in_features} features in the last dimension, got shape {tuple(input.shape)}: "
-                "put the features last (a batch of images becomes one of vectors by images.flatten(1))"
+                f"expected {self.in_features} features in the last dimension, got shape "
+                f"{tuple(input.shape)}: put the features last (a batch of images becomes one "
+                "of vectors by images.flatten(1))"
             )
         output = input @ self.weight.T
         return output if self.bias is None else output + self.bias
 
     def extra_repr(self) -> str:
         """The sizes, for ``print(layer)``."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"{sizes}, bias={self.bias is not None}"
 
 
 class Sequential(nn.Module):
     """Modules one after another: each takes what the one before it gives.
 
-    Interchangeable with :class:`torch.nn.Sequential`: parameters are named by place (``"0.weight"``). ``len(model)``,
-    ``model[0]``, ``model[1:]`` and ``for module in model`` work.
+    Interchangeable with :class:`torch.nn.Sequential`: parameters are named by place
+    (``"0.weight"``). ``len(model)``, ``model[0]``, ``model[1:]`` and ``for module in model``
+    work.
 
     Args:
         modules: The modules, in order.
@@ -116,8 +133,9 @@ class Sequential(nn.Module):
         for place, module in enumerate(modules):
             if not isinstance(module, nn.Module):
                 raise TypeError(
-                    f"expected a module at place {place}, got {module!r}: unpack a list with Sequential(*modules), "
-                    "and take a function's module, such as nn.ReLU() for torch.relu"
+                    f"expected a module at place {place}, got {module!r}: unpack a list with "
+                    "Sequential(*modules), and take a function's module, such as nn.ReLU() for "
+                    "torch.relu"
                 )
             self.add_module(str(place), module)
 
@@ -141,7 +159,8 @@ class Sequential(nn.Module):
         if not isinstance(place, slice):
             return list(self)[place]
         part = Sequential()
-        for name, module in list(self._modules.items())[place]:  # under the names that they have in the whole
+        # under the names that they have in the whole
+        for name, module in list(self._modules.items())[place]:
             part.add_module(name, module)
         return part
 
@@ -149,10 +168,12 @@ class Sequential(nn.Module):
 class MLP(nn.Module):
     r"""A multilayer perceptron: linear layers with a non-linearity between them.
 
-    .. math:: h_0 = x, \qquad h_l = \varphi(h_{l-1} W_l^\top + b_l), \qquad y = h_{L-1} W_L^\top + b_L
+    .. math:: h_0 = x, \qquad h_l = \varphi(h_{l-1} W_l^\top + b_l), \qquad
+              y = h_{L-1} W_L^\top + b_L
 
     Args:
-        sizes: Length of the input, of each hidden layer, and of the output: ``MLP([784, 256, 10])`` hides one layer.
+        sizes: Length of the input, of each hidden layer, and of the output: ``MLP([784, 256,
+            10])`` hides one layer.
         activation: :math:`\varphi`, a function or a module.
 
     Attributes:
@@ -164,13 +185,19 @@ class MLP(nn.Module):
         TypeError: If the activation is a class, not a function or a module.
     """
 
-    def __init__(self, sizes: Sequence[int], activation: Callable[[Tensor], Tensor] = torch.relu):
+    def __init__(
+        self, sizes: Sequence[int], activation: Callable[[Tensor], Tensor] = torch.relu
+    ):
         super().__init__()
         if len(sizes) < 2:
-            raise ValueError(f"expected at least two sizes, input and output, as in MLP([784, 256, 10]), got {sizes}")
+            raise ValueError(
+                "expected at least two sizes, input and output, as in MLP([784, 256, 10]), got "
+                f"{sizes}"
+            )
         if isinstance(activation, type):
             raise TypeError(
-                f"expected a function or a module, got a class: write {activation.__name__}(), with brackets"
+                f"expected a function or a module, got a class: write {activation.__name__}(), "
+                "with brackets"
             )
         self.layers = nn.ModuleList(Linear(*shape) for shape in pairwise(sizes))
         self.activation = activation
@@ -207,13 +234,15 @@ def mse_loss(
         The mean or the sum, a scalar, or all squared errors; in squared units of ``target``.
 
     Raises:
-        ValueError: If the shapes differ, or the reduction is unknown. (:func:`torch.nn.functional.mse_loss` only
-            warns when it stretches (n, 1) against (n,) to n × n errors.)
+        ValueError: If the shapes differ, or the reduction is unknown.
+            (:func:`torch.nn.functional.mse_loss` only warns when it stretches (n, 1) against
+            (n,) to n × n errors.)
     """
     if input.shape != target.shape:
         raise ValueError(
-            f"expected predictions and targets of one shape, got {tuple(input.shape)} and {tuple(target.shape)}: "
-            "drop a dimension of size one with squeeze(1), or add it with unsqueeze(1)"
+            f"expected predictions and targets of one shape, got {tuple(input.shape)} and "
+            f"{tuple(target.shape)}: drop a dimension of size one with squeeze(1), or add it "
+            "with unsqueeze(1)"
         )
     return _reduce((input - target).square(), reduction)
 
@@ -226,32 +255,38 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Float[Tensor, "..."]:
-    r"""Minus the logarithm of the probability that softmax gives to the true class, the loss of classification.
+    r"""Minus the logarithm of the probability that softmax gives to the true class, the loss of
+    classification.
 
     For one example with logits :math:`z` and class :math:`y` out of :math:`K`,
 
-    .. math:: \ell = -\sum_k q_k \log \operatorname{softmax}(z)_k = \log \sum_k e^{z_k} - \sum_k q_k z_k,
+    .. math:: \ell = -\sum_k q_k \log \operatorname{softmax}(z)_k
+                  = \log \sum_k e^{z_k} - \sum_k q_k z_k,
               \qquad \frac{\partial \ell}{\partial z_k} = \operatorname{softmax}(z)_k - q_k,
 
-    where :math:`q` is one at the true class and zero elsewhere, or, smoothed by :math:`\varepsilon`, that times
-    :math:`1 - \varepsilon` plus :math:`\varepsilon / K` for every class. Sources: Bridle, *Training stochastic model
-    recognition algorithms as networks can lead to maximum mutual information estimation of parameters*, NIPS 1989;
-    for the smoothing Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, *Rethinking the Inception architecture for computer
-    vision*, CVPR 2016.
+    where :math:`q` is one at the true class and zero elsewhere, or, smoothed by
+    :math:`\varepsilon`, that times :math:`1 - \varepsilon` plus :math:`\varepsilon / K` for
+    every class. Sources: Bridle, *Training stochastic model recognition algorithms as networks
+    can lead to maximum mutual information estimation of parameters*, NIPS 1989; for the
+    smoothing Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, *Rethinking the Inception
+    architecture for computer vision*, CVPR 2016.
 
     Args:
         input: Logits: (classes,), (batch, classes) or (batch, classes, ...).
-        target: The true classes, 0 to classes − 1, of type int64, in the shape of ``input`` without the classes.
+        target: The true classes, 0 to classes − 1, of type int64, in the shape of ``input``
+            without the classes.
         ignore_index: Places with this target have no loss, and the mean does not count them.
         reduction: ``"mean"`` or ``"sum"`` over the places, or ``"none"``.
         label_smoothing: :math:`\varepsilon`, from 0 to 1.
 
     Returns:
-        The mean or the sum, a scalar, or every place's loss; in nats. The mean is ``nan`` if every place is ignored.
+        The mean or the sum, a scalar, or every place's loss; in nats. The mean is ``nan`` if
+            every place is ignored.
 
     Raises:
         TypeError: If the targets are not of type int64.
-        ValueError: If the shapes do not fit, a target is not a class, or an option is out of its range.
+        ValueError: If the shapes do not fit, a target is not a class, or an option is out of
+            its range.
 
     The transforms of :mod:`torch.func` do not work on it.
     """
@@ -261,15 +296,19 @@ def cross_entropy(
         raise ValueError(f"label_smoothing must lie between 0 and 1, got {label_smoothing}")
     classes = input.shape[dim]
     lowest, highest = (int(end) for end in target.aminmax()) if target.numel() else (0, 0)
-    if lowest >= 0 and highest < classes and not lowest <= ignore_index <= highest:  # there is nothing to ignore
-        return _reduce(_CrossEntropy.apply(input, target.unsqueeze(dim), dim, label_smoothing), reduction)
+    # there is nothing to ignore
+    if lowest >= 0 and highest < classes and not lowest <= ignore_index <= highest:
+        return _reduce(
+            _CrossEntropy.apply(input, target.unsqueeze(dim), dim, label_smoothing), reduction
+        )
     ignored = target == ignore_index
     target = target.masked_fill(ignored, 0)  # any class will do there
     nearest = target.clamp(0, classes - 1)
     if not torch.equal(target, nearest):
         raise ValueError(
-            f"expected classes from 0 to {classes - 1}, or ignore_index={ignore_index}, "
-            f"got {target[target != nearest][0]}: number the classes from 0, and have one logit for each"
+            f"expected classes from 0 to {classes - 1}, or ignore_index={ignore_index}, got "
+            f"{target[target != nearest][0]}: number the classes from 0, and have one logit "
+            "for each"
         )
     losses = _CrossEntropy.apply(input, target.unsqueeze(dim), dim, label_smoothing)
     loss = _reduce(losses.masked_fill(ignored, 0), reduction)
@@ -282,7 +321,8 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, target, dim, smoothing):
-        shifted = logits - logits.amax(dim, keepdim=True)  # the loss stays the same, and no exponential overflows
+        # the loss stays the same, and no exponential overflows
+        shifted = logits - logits.amax(dim, keepdim=True)
         expected = (1 - smoothing) * shifted.gather(dim, target)  # Σₖ qₖ zₖ
         if smoothing:
             expected += smoothing * shifted.mean(dim, keepdim=True)
@@ -297,7 +337,8 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         logits, target, exponentials, total = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted: they have to be functions of the logits again
+        # a second derivative is wanted: they have to be functions of the logits again
+        if torch.is_grad_enabled():
             exponentials = (logits - logits.amax(ctx.dim, keepdim=True)).exp()
             total = exponentials.sum(ctx.dim, keepdim=True)
         grad = grad.unsqueeze(ctx.dim)
@@ -316,8 +357,9 @@ def _check_classes(input, target, dim):
         )
     if input.dim() == 0 or target.shape != input.shape[:dim] + input.shape[dim + 1 :]:
         raise ValueError(
-            "expected logits of shape (classes,), (batch, classes) or (batch, classes, ...), and targets of that shape "
-            f"without the classes, got {tuple(input.shape)} and {tuple(target.shape)}"
+            "expected logits of shape (classes,), (batch, classes) or (batch, classes, ...), "
+            f"and targets of that shape without the classes, got {tuple(input.shape)} and "
+            f"{tuple(target.shape)}"
         )
 
 
@@ -337,27 +379,32 @@ def kaiming_normal_(
     nonlinearity: str = "leaky_relu",
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "fan_out fan_in *kernel"]:
-    r"""Fill a weight from :math:`\mathcal N(0, \sigma^2)` so that signals keep their size from layer to layer.
+    r"""Fill a weight from :math:`\mathcal N(0, \sigma^2)` so that signals keep their size from
+    layer to layer.
 
     .. math:: \sigma = \frac{g}{\sqrt n}
 
-    Here :math:`n` counts the inputs of one output (``"fan_in"``) or the outputs of one input (``"fan_out"``), and the
-    gain :math:`g` makes up for what the non-linearity takes away: :math:`\sqrt 2` for ReLU, which silences half of its
-    inputs. Source: He, Zhang, Ren and Sun, *Delving deep into rectifiers: surpassing human-level performance on
-    ImageNet classification*, ICCV 2015.
+    Here :math:`n` counts the inputs of one output (``"fan_in"``) or the outputs of one input
+    (``"fan_out"``), and the gain :math:`g` makes up for what the non-linearity takes away:
+    :math:`\sqrt 2` for ReLU, which silences half of its inputs. Source: He, Zhang, Ren and Sun,
+    *Delving deep into rectifiers: surpassing human-level performance on ImageNet
+    classification*, ICCV 2015.
 
     Args:
         tensor: The weight, (outputs, inputs, ...), filled in place.
         a: Slope of a leaky ReLU for negative inputs.
-        mode: ``"fan_in"`` keeps the variance of the activations, ``"fan_out"`` that of the gradients.
-        nonlinearity: The non-linearity that follows: linear, sigmoid, tanh, relu, leaky_relu or selu.
+        mode: ``"fan_in"`` keeps the variance of the activations, ``"fan_out"`` that of the
+            gradients.
+        nonlinearity: The non-linearity that follows: linear, sigmoid, tanh, relu, leaky_relu or
+            selu.
         generator: Source of random numbers; torch's own if there is none.
 
     Returns:
         ``tensor`` itself.
 
     Raises:
-        ValueError: If the weight has fewer than two dimensions or no elements, or a name is unknown.
+        ValueError: If the weight has fewer than two dimensions or no elements, or a name is
+            unknown.
     """
     return tensor.normal_(0, _kaiming_std(tensor, a, mode, nonlinearity), generator=generator)
 
@@ -370,22 +417,26 @@ def kaiming_uniform_(
     nonlinearity: str = "leaky_relu",
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "fan_out fan_in *kernel"]:
-    r"""Fill a weight from a uniform distribution as wide as :func:`kaiming_normal_` makes the normal one.
+    r"""Fill a weight from a uniform distribution as wide as :func:`kaiming_normal_` makes the
+    normal one.
 
     .. math:: \mathcal U(-\sqrt 3\,\sigma, \sqrt 3\,\sigma), \qquad \sigma = \frac{g}{\sqrt n}
 
     Args:
         tensor: The weight, (outputs, inputs, ...), filled in place.
         a: Slope of a leaky ReLU for negative inputs.
-        mode: ``"fan_in"`` keeps the variance of the activations, ``"fan_out"`` that of the gradients.
-        nonlinearity: The non-linearity that follows: linear, sigmoid, tanh, relu, leaky_relu or selu.
+        mode: ``"fan_in"`` keeps the variance of the activations, ``"fan_out"`` that of the
+            gradients.
+        nonlinearity: The non-linearity that follows: linear, sigmoid, tanh, relu, leaky_relu or
+            selu.
         generator: Source of random numbers; torch's own if there is none.
 
     Returns:
         ``tensor`` itself.
 
     Raises:
-        ValueError: If the weight has fewer than two dimensions or no elements, or a name is unknown.
+        ValueError: If the weight has fewer than two dimensions or no elements, or a name is
+            unknown.
     """
     bound = math.sqrt(3) * _kaiming_std(tensor, a, mode, nonlinearity)
     return tensor.uniform_(-bound, bound, generator=generator)
@@ -393,14 +444,17 @@ def kaiming_uniform_(
 
 @torch.no_grad()
 def xavier_normal_(
-    tensor: Float[Tensor, "fan_out fan_in *kernel"], gain: float = 1.0, generator: torch.Generator | None = None
+    tensor: Float[Tensor, "fan_out fan_in *kernel"],
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "fan_out fan_in *kernel"]:
-    r"""Fill a weight from :math:`\mathcal N(0, \sigma^2)`, a compromise between activations and gradients.
+    r"""Fill a weight from :math:`\mathcal N(0, \sigma^2)`, a compromise between activations and
+    gradients.
 
     .. math:: \sigma = g \sqrt{\frac{2}{n_{\text{in}} + n_{\text{out}}}}
 
-    Source: Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural networks*,
-    AISTATS 2010.
+    Source: Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural
+    networks*, AISTATS 2010.
 
     Args:
         tensor: The weight, (outputs, inputs, ...), filled in place.
@@ -418,9 +472,12 @@ def xavier_normal_(
 
 @torch.no_grad()
 def xavier_uniform_(
-    tensor: Float[Tensor, "fan_out fan_in *kernel"], gain: float = 1.0, generator: torch.Generator | None = None
+    tensor: Float[Tensor, "fan_out fan_in *kernel"],
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "fan_out fan_in *kernel"]:
-    r"""Fill a weight from a uniform distribution as wide as :func:`xavier_normal_` makes the normal one.
+    r"""Fill a weight from a uniform distribution as wide as :func:`xavier_normal_` makes the
+    normal one.
 
     .. math:: \mathcal U(-\sqrt 3\,\sigma, \sqrt 3\,\sigma),
               \qquad \sigma = g \sqrt{\frac{2}{n_{\text{in}} + n_{\text{out}}}}
@@ -444,7 +501,9 @@ def _kaiming_std(weight, a, mode, nonlinearity):
     gains = {"linear": 1, "sigmoid": 1, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
     gains["leaky_relu"] = math.sqrt(2 / (1 + a**2))
     if nonlinearity not in gains:
-        raise ValueError(f"nonlinearity must be one of {', '.join(gains)}, got {nonlinearity!r}")
+        raise ValueError(
+            f"nonlinearity must be one of {', '.join(gains)}, got {nonlinearity!r}"
+        )
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
     fan_in, fan_out = _fans(weight)
@@ -458,8 +517,8 @@ def _xavier_std(weight, gain):
 def _fans(weight):
     if weight.dim() < 2 or weight.numel() == 0:
         raise ValueError(
-            f"expected a weight of shape (outputs, inputs, ...) with at least one element, got {tuple(weight.shape)}: "
-            "a bias has no inputs to count, start it at zero"
+            "expected a weight of shape (outputs, inputs, ...) with at least one element, got "
+            f"{tuple(weight.shape)}: a bias has no inputs to count, start it at zero"
         )
     kernel = weight[0, 0].numel()  # 1 for a matrix, 25 for a 5 × 5 convolution
     return weight.shape[1] * kernel, weight.shape[0] * kernel
@@ -473,6 +532,7 @@ def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
         trainable_only: Leave out frozen parameters, those with ``requires_grad=False``.
 
     Returns:
-        The number of elements of all parameters; a parameter that several layers share counts once.
+        The number of elements of all parameters; a parameter that several layers share counts
+            once.
     """
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)

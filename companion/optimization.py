@@ -1,21 +1,25 @@
-r"""Optimisers, and schedules for their learning rate: what to do with a gradient once you have it.
+r"""Optimisers, and schedules for their learning rate: what to do with a gradient once you have
+it.
 
-Taught in chapter *Optimisation*. Every optimiser walks downhill on a loss :math:`L(\theta)` that it knows only by noisy
-gradients :math:`g_t = \nabla_\theta L_t(\theta_{t-1})`, one minibatch each. They differ in what they remember:
-:class:`SGD` the direction, :class:`RMSprop` the size of the gradient, :class:`Adam` and :class:`AdamW` both.
+Taught in chapter *Optimisation*. Every optimiser walks downhill on a loss :math:`L(\theta)`
+that it knows only by noisy gradients :math:`g_t = \nabla_\theta L_t(\theta_{t-1})`, one
+minibatch each. They differ in what they remember: :class:`SGD` the direction, :class:`RMSprop`
+the size of the gradient, :class:`Adam` and :class:`AdamW` both.
 
-They are :class:`torch.optim.Optimizer`\ s with the arguments, defaults, state names and conventions of
-:mod:`torch.optim`, so schedulers work on them and a ``state_dict`` moves both ways. The arguments that only choose how
-PyTorch computes (``foreach``, ``fused``, ``capturable``, ``differentiable``) are left out. Here each parameter is
-updated by itself, as PyTorch does on a CPU; on an accelerator PyTorch joins all parameters in a few large operations,
+They are :class:`torch.optim.Optimizer`\ s with the arguments, defaults, state names and
+conventions of :mod:`torch.optim`, so schedulers work on them and a ``state_dict`` moves both
+ways. The arguments that only choose how PyTorch computes (``foreach``, ``fused``,
+``capturable``, ``differentiable``) are left out. Here each parameter is updated by itself, as
+PyTorch does on a CPU; on an accelerator PyTorch joins all parameters in a few large operations,
 which is faster when they are many and small.
 
-**What happens in place.** A method whose name ends in an underscore (``add_``, ``mul_``, ``lerp_``, ``addcmul_``,
-``addcdiv_``) overwrites its tensor, and ``out=b`` overwrites ``b``: these are the parameter, the running averages in
-``optimizer.state``, or a temporary that nobody else sees. The gradient ``p.grad`` is only read.
+**What happens in place.** A method whose name ends in an underscore (``add_``, ``mul_``,
+``lerp_``, ``addcmul_``, ``addcdiv_``) overwrites its tensor, and ``out=b`` overwrites ``b``:
+these are the parameter, the running averages in ``optimizer.state``, or a temporary that nobody
+else sees. The gradient ``p.grad`` is only read.
 
-References: Robbins and Monro, "A stochastic approximation method", *Annals of Mathematical Statistics* 22 (1951);
-further papers are named where they are used.
+References: Robbins and Monro, "A stochastic approximation method", *Annals of Mathematical
+Statistics* 22 (1951); further papers are named where they are used.
 """
 
 import math
@@ -28,18 +32,27 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import ParamsT
 
-__all__ = ["SGD", "Adam", "AdamW", "CosineWithWarmup", "Descent", "OneCycleLR", "RMSprop", "StepLR"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "CosineWithWarmup",
+    "Descent",
+    "OneCycleLR",
+    "RMSprop",
+    "StepLR",
+]
 
 
 class Descent(torch.optim.Optimizer):
     """What all optimisers share: visit each parameter that has a gradient, and ``update`` it.
 
-    A new optimiser is a subclass with two methods: ``__init__`` names the options and their defaults, and
-    :meth:`update` is the equation.
+    A new optimiser is a subclass with two methods: ``__init__`` names the options and their
+    defaults, and :meth:`update` is the equation.
 
     Args:
-        params: Tensors to optimise, or ``(name, tensor)`` pairs, or dictionaries (parameter groups) with the tensors
-            under ``"params"`` beside options of their own.
+        params: Tensors to optimise, or ``(name, tensor)`` pairs, or dictionaries (parameter
+            groups) with the tensors under ``"params"`` beside options of their own.
         defaults: The options, by name, for the groups that do not set them.
 
     Raises:
@@ -47,7 +60,8 @@ class Descent(torch.optim.Optimizer):
     """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters with options of their own; options that are not given take the optimiser's defaults.
+        """Add parameters with options of their own; options that are not given take the
+        optimiser's defaults.
 
         Args:
             param_group: The tensors under ``"params"``, and any options by name.
@@ -63,7 +77,8 @@ class Descent(torch.optim.Optimizer):
         """Update every parameter that has a gradient, once.
 
         Args:
-            closure: Optional function that clears the gradients, computes the loss, runs backward and returns the loss.
+            closure: Optional function that clears the gradients, computes the loss, runs
+                backward and returns the loss.
 
         Returns:
             What ``closure`` returned; ``None`` without one.
@@ -81,9 +96,15 @@ class Descent(torch.optim.Optimizer):
                 if g is None:
                     continue
                 if g.is_sparse:
-                    raise TypeError("wanted a dense gradient, got a sparse one: build the embedding with sparse=False")
+                    raise TypeError(
+                        "wanted a dense gradient, got a sparse one: build the embedding with "
+                        "sparse=False"
+                    )
                 if g.is_complex():
-                    raise TypeError("wanted a real parameter, got a complex one: optimise its torch.view_as_real")
+                    raise TypeError(
+                        "wanted a real parameter, got a complex one: optimise its "
+                        "torch.view_as_real"
+                    )
                 self.update(p, -g if group["maximize"] else g, group)
         return loss
 
@@ -93,7 +114,9 @@ class Descent(torch.optim.Optimizer):
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
 
-    def update(self, p: Float[Tensor, "*shape"], g: Float[Tensor, "*shape"], group: dict[str, Any]) -> None:
+    def update(
+        self, p: Float[Tensor, "*shape"], g: Float[Tensor, "*shape"], group: dict[str, Any]
+    ) -> None:
         """Change one parameter in place. Subclasses write their equation here.
 
         Args:
@@ -113,32 +136,38 @@ class SGD(Descent):
         g_t &\leftarrow g_t + \lambda\,\theta_{t-1} \\
         b_1 &= g_1, \qquad b_t = \mu\, b_{t-1} + (1 - \tau)\, g_t \\
         \theta_t &= \theta_{t-1} - \mathrm{lr} \cdot
-            \begin{cases} g_t & \mu = 0 \\ b_t & \text{momentum} \\ g_t + \mu\, b_t & \text{Nesterov} \end{cases}
+            \begin{cases} g_t & \mu = 0 \\ b_t & \text{momentum} \\
+            g_t + \mu\, b_t & \text{Nesterov} \end{cases}
 
-    Three conventions are PyTorch's. The learning rate stands outside the buffer, so a new rate acts at once on all of
-    the remembered direction; Polyak keeps it inside, :math:`v_t = \mu v_{t-1} - \mathrm{lr}\, g_t`, which is the same
-    as long as the rate is constant. The first buffer is the raw gradient: dampening begins with the second step. And
-    Nesterov's method takes its gradient at the look-ahead point :math:`\theta + \mu v`; here that point itself is
-    what is stored as the parameter, so the gradient is taken where the parameters are.
+    Three conventions are PyTorch's. The learning rate stands outside the buffer, so a new rate
+    acts at once on all of the remembered direction; Polyak keeps it inside,
+    :math:`v_t = \mu v_{t-1} - \mathrm{lr}\, g_t`, which is the same as long as the rate is
+    constant. The first buffer is the raw gradient: dampening begins with the second step. And
+    Nesterov's method takes its gradient at the look-ahead point :math:`\theta + \mu v`; here
+    that point itself is what is stored as the parameter, so the gradient is taken where the
+    parameters are.
 
-    References: Robbins and Monro, "A stochastic approximation method" (1951). Polyak, "Some methods of speeding up the
-    convergence of iteration methods", *USSR Computational Mathematics and Mathematical Physics* 4 (1964). Nesterov,
-    "A method for solving the convex programming problem with convergence rate O(1/k²)", *Soviet Mathematics Doklady*
-    27 (1983). Sutskever, Martens, Dahl and Hinton, "On the importance of initialization and momentum in deep learning",
-    *ICML* (2013). The stored look-ahead point: Bengio, Boulanger-Lewandowski and Pascanu, "Advances in optimizing
-    recurrent networks", arXiv:1212.0901 (2012).
+    References: Robbins and Monro, "A stochastic approximation method" (1951). Polyak, "Some
+    methods of speeding up the convergence of iteration methods", *USSR Computational
+    Mathematics and Mathematical Physics* 4 (1964). Nesterov, "A method for solving the convex
+    programming problem with convergence rate O(1/k²)", *Soviet Mathematics Doklady* 27 (1983).
+    Sutskever, Martens, Dahl and Hinton, "On the importance of initialization and momentum in
+    deep learning", *ICML* (2013). The stored look-ahead point: Bengio, Boulanger-Lewandowski
+    and Pascanu, "Advances in optimizing recurrent networks", arXiv:1212.0901 (2012).
 
     Args:
         params: Tensors to optimise, or parameter groups.
         lr: Learning rate, zero or more.
         momentum: :math:`\mu \ge 0`, the share of the last direction that is kept; usually 0.9.
         dampening: :math:`\tau`, the share of the new gradient that is left out of the buffer.
-        weight_decay: :math:`\lambda \ge 0`, the weight of :math:`\tfrac{1}{2} \lVert\theta\rVert^2` added to the loss.
+        weight_decay: :math:`\lambda \ge 0`, the weight of
+            :math:`\tfrac{1}{2} \lVert\theta\rVert^2` added to the loss.
         nesterov: Whether to look ahead; needs momentum, and no dampening.
         maximize: Whether to climb instead.
 
     Raises:
-        ValueError: If an option is outside its range, or ``nesterov`` lacks momentum or meets dampening.
+        ValueError: If an option is outside its range, or ``nesterov`` lacks momentum or meets
+            dampening.
     """
 
     def __init__(
@@ -152,10 +181,17 @@ class SGD(Descent):
         *,
         maximize: bool = False,
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+        }
         super().__init__(params, defaults | {"nesterov": nesterov, "maximize": maximize})
 
-    def update(self, p: Float[Tensor, "*shape"], g: Float[Tensor, "*shape"], group: dict[str, Any]) -> None:
+    def update(
+        self, p: Float[Tensor, "*shape"], g: Float[Tensor, "*shape"], group: dict[str, Any]
+    ) -> None:
         """Change one parameter by the equation above.
 
         Args:
@@ -172,7 +208,8 @@ class SGD(Descent):
                 b = self.state[p]["momentum_buffer"] = g.clone()
             else:
                 damped = g if group["dampening"] == 0 else g.mul(1 - group["dampening"])
-                torch.add(damped, b, alpha=momentum, out=b)  # μ b + (1 − τ) g, in one pass over the memory
+                # μ b + (1 − τ) g, in one pass over the memory
+                torch.add(damped, b, alpha=momentum, out=b)
             g = g.add(b, alpha=momentum) if group["nesterov"] else b
         p.add_(g, alpha=-group["lr"])
 
@@ -180,30 +217,37 @@ class SGD(Descent):
 class RMSprop(Descent):
     r"""Divide each gradient by the root of the mean of its recent squares.
 
-    Coordinates with steep gradients take small steps and flat ones large steps, all of about the size of the rate.
-    With the averages' memory :math:`\alpha`, momentum :math:`\mu` and weight decay :math:`\lambda`:
+    Coordinates with steep gradients take small steps and flat ones large steps, all of about
+    the size of the rate. With the averages' memory :math:`\alpha`, momentum :math:`\mu` and
+    weight decay :math:`\lambda`:
 
     .. math::
         g_t &\leftarrow g_t + \lambda\,\theta_{t-1} \\
         v_t &= \alpha\, v_{t-1} + (1 - \alpha)\, g_t^2 \\
-        \bar g_t &= \alpha\, \bar g_{t-1} + (1 - \alpha)\, g_t \qquad\text{(centred only, else 0)} \\
+        \bar g_t &= \alpha\, \bar g_{t-1} + (1 - \alpha)\, g_t
+            \qquad\text{(centred only, else 0)} \\
         b_t &= \mu\, b_{t-1} + g_t \Big/ \Big(\sqrt{v_t - \bar g_t^2} + \epsilon\Big) \\
         \theta_t &= \theta_{t-1} - \mathrm{lr}\; b_t
 
-    All averages start at zero. PyTorch adds :math:`\epsilon` after the root; some libraries, and Graves' centred
-    form, add it under the root, where the same number does much more: :math:`\sqrt{10^{-8}} = 10^{-4}`. The centred
-    difference is the variance of the recent gradients. Rounding can push it below zero when they hardly change; it is
-    then taken as zero (PyTorch's root is NaN there).
+    All averages start at zero. PyTorch adds :math:`\epsilon` after the root; some libraries,
+    and Graves' centred form, add it under the root, where the same number does much more:
+    :math:`\sqrt{10^{-8}} = 10^{-4}`. The centred difference is the variance of the recent
+    gradients. Rounding can push it below zero when they hardly change; it is then taken as zero
+    (PyTorch's root is NaN there).
 
-    References: Tieleman and Hinton, "Lecture 6.5: RMSprop", *COURSERA: Neural Networks for Machine Learning* (2012).
-    The centred form: Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850 (2013).
+    References: Tieleman and Hinton, "Lecture 6.5: RMSprop", *COURSERA: Neural Networks for
+    Machine Learning* (2012). The centred form: Graves, "Generating sequences with recurrent
+    neural networks", arXiv:1308.0850 (2013).
 
     Args:
         params: Tensors to optimise, or parameter groups.
         lr: Learning rate, zero or more.
-        alpha: :math:`\alpha \in [0, 1)`: the average looks back over about :math:`1 / (1 - \alpha)` steps.
-        eps: :math:`\epsilon \ge 0`, in units of the gradient: below it a gradient counts as small.
-        weight_decay: :math:`\lambda \ge 0`, the weight of :math:`\tfrac{1}{2} \lVert\theta\rVert^2` added to the loss.
+        alpha: :math:`\alpha \in [0, 1)`: the average looks back over about
+            :math:`1 / (1 - \alpha)` steps.
+        eps: :math:`\epsilon \ge 0`, in units of the gradient: below it a gradient counts as
+            small.
+        weight_decay: :math:`\lambda \ge 0`, the weight of
+            :math:`\tfrac{1}{2} \lVert\theta\rVert^2` added to the loss.
         momentum: :math:`\mu \ge 0`, the share of the last direction that is kept.
         centered: Whether to divide by the standard deviation instead of the root mean square.
         maximize: Whether to climb instead.
@@ -225,9 +269,14 @@ class RMSprop(Descent):
         maximize: bool = False,
     ) -> None:
         defaults = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults | {"momentum": momentum, "centered": centered, "maximize": maximize})
+        super().__init__(
+            params,
+            defaults | {"momentum": momentum, "centered": centered, "maximize": maximize},
+        )
 
-    def update(self, p: Float[Tensor, "*shape"], g: Float[Tensor, "*shape"], group: dict[str, Any]) -> None:
+    def update(
+        self, p: Float[Tensor, "*shape"], g: Float[Tensor, "*shape"], group: dict[str, Any]
+    ) -> None:
         """Change one parameter by the equation above.
 
         Args:
@@ -244,7 +293,8 @@ class RMSprop(Descent):
         if group["centered"]:
             mean = _average(state, "grad_avg", p)
             mean.lerp_(g, 1 - alpha)  # α mean + (1 − α) g
-            root = v.addcmul(mean, mean, value=-1).clamp_(min=0).sqrt_()  # rounding must not turn a variance negative
+            # rounding must not turn a variance negative
+            root = v.addcmul(mean, mean, value=-1).clamp_(min=0).sqrt_()
         else:
             root = v.sqrt()
         root.add_(group["eps"])
@@ -259,30 +309,37 @@ class RMSprop(Descent):
 class Adam(Descent):
     r"""Momentum and RMSprop together, both corrected for having started at zero.
 
-    With :math:`\beta_1` and :math:`\beta_2` the memories of the two averages and :math:`\lambda` the weight decay:
+    With :math:`\beta_1` and :math:`\beta_2` the memories of the two averages and
+    :math:`\lambda` the weight decay:
 
     .. math::
         g_t &\leftarrow g_t + \lambda\,\theta_{t-1} \\
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1)\, g_t, \qquad \hat m_t = m_t / (1 - \beta_1^t) \\
-        v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, g_t^2, \qquad \hat v_t = v_t / (1 - \beta_2^t) \\
-        \theta_t &= \theta_{t-1} - \mathrm{lr}\; \hat m_t \Big/ \Big(\sqrt{\hat v_t} + \epsilon\Big)
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2)\, g_t^2, \qquad \hat v_t = v_t / (1 - \beta_2^t)
+        \\
+        \theta_t &= \theta_{t-1}
+            - \mathrm{lr}\; \hat m_t \Big/ \Big(\sqrt{\hat v_t} + \epsilon\Big)
 
-    After :math:`t` steps the weights of an average that began at zero add up to :math:`1 - \beta^t`, not to one; the
-    hats divide that out, so the first step of a coordinate has length lr, however large or small its gradient (as long
-    as it is large beside :math:`\epsilon`). As in the paper's Algorithm 1, :math:`\epsilon` is added after the root and
-    after the correction. With ``amsgrad`` the largest :math:`v` so far takes the place of :math:`v_t`; PyTorch corrects
-    that maximum as well, which the paper does not.
+    After :math:`t` steps the weights of an average that began at zero add up to
+    :math:`1 - \beta^t`, not to one; the hats divide that out, so the first step of a coordinate
+    has length lr, however large or small its gradient (as long as it is large beside
+    :math:`\epsilon`). As in the paper's Algorithm 1, :math:`\epsilon` is added after the root
+    and after the correction. With ``amsgrad`` the largest :math:`v` so far takes the place of
+    :math:`v_t`; PyTorch corrects that maximum as well, which the paper does not.
 
-    References: Kingma and Ba, "Adam: a method for stochastic optimization", *ICLR* (2015), arXiv:1412.6980. AMSGrad:
-    Reddi, Kale and Kumar, "On the convergence of Adam and beyond", *ICLR* (2018), arXiv:1904.09237.
+    References: Kingma and Ba, "Adam: a method for stochastic optimization", *ICLR* (2015),
+    arXiv:1412.6980. AMSGrad: Reddi, Kale and Kumar, "On the convergence of Adam and beyond",
+    *ICLR* (2018), arXiv:1904.09237.
 
     Args:
         params: Tensors to optimise, or parameter groups.
         lr: Learning rate, zero or more: roughly the length of a coordinate's step.
-        betas: :math:`(\beta_1, \beta_2)`, each in :math:`[0, 1)`: an average looks back over about
-            :math:`1 / (1 - \beta)` steps.
-        eps: :math:`\epsilon \ge 0`, in units of the gradient: below it a gradient counts as small.
-        weight_decay: :math:`\lambda \ge 0`, the weight of :math:`\tfrac{1}{2} \lVert\theta\rVert^2` added to the loss.
+        betas: :math:`(\beta_1, \beta_2)`, each in :math:`[0, 1)`: an average looks back over
+            about :math:`1 / (1 - \beta)` steps.
+        eps: :math:`\epsilon \ge 0`, in units of the gradient: below it a gradient counts as
+            small.
+        weight_decay: :math:`\lambda \ge 0`, the weight of
+            :math:`\tfrac{1}{2} \lVert\theta\rVert^2` added to the loss.
         amsgrad: Whether to divide by the largest :math:`v` so far.
         maximize: Whether to climb instead.
         decoupled_weight_decay: Whether to shrink the weights as :class:`AdamW` does.
@@ -303,10 +360,21 @@ class Adam(Descent):
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
     ) -> None:
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
-        super().__init__(params, defaults | {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay})
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+        }
+        super().__init__(
+            params,
+            defaults | {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay},
+        )
 
-    def update(self, p: Float[Tensor, "*shape"], g: Float[Tensor, "*shape"], group: dict[str, Any]) -> None:
+    def update(
+        self, p: Float[Tensor, "*shape"], g: Float[Tensor, "*shape"], group: dict[str, Any]
+    ) -> None:
         """Change one parameter by the equation above.
 
         Args:
@@ -337,21 +405,24 @@ class AdamW(Adam):
 
     .. math::
         \theta_{t-1} &\leftarrow (1 - \mathrm{lr}\,\lambda)\,\theta_{t-1} \\
-        \theta_t &= \theta_{t-1} - \mathrm{lr}\; \hat m_t \Big/ \Big(\sqrt{\hat v_t} + \epsilon\Big)
+        \theta_t &= \theta_{t-1}
+            - \mathrm{lr}\; \hat m_t \Big/ \Big(\sqrt{\hat v_t} + \epsilon\Big)
 
-    In :class:`Adam` the pull :math:`\lambda\theta` joins the gradient and is then divided by :math:`\sqrt{\hat v}` with
-    it, so the weights with large gradients hardly decay. Here all weights shrink at the same rate, and the averages
-    :math:`m`, :math:`v` see the loss alone.
+    In :class:`Adam` the pull :math:`\lambda\theta` joins the gradient and is then divided by
+    :math:`\sqrt{\hat v}` with it, so the weights with large gradients hardly decay. Here all
+    weights shrink at the same rate, and the averages :math:`m`, :math:`v` see the loss alone.
 
-    Reference: Loshchilov and Hutter, "Decoupled weight decay regularization", *ICLR* (2019), arXiv:1711.05101. Their
-    decay follows the schedule but not the rate :math:`\alpha` itself; PyTorch multiplies :math:`\lambda` by the rate.
+    Reference: Loshchilov and Hutter, "Decoupled weight decay regularization", *ICLR* (2019),
+    arXiv:1711.05101. Their decay follows the schedule but not the rate :math:`\alpha` itself;
+    PyTorch multiplies :math:`\lambda` by the rate.
 
     Args:
         params: Tensors to optimise, or parameter groups.
         lr: Learning rate, zero or more.
         betas: :math:`(\beta_1, \beta_2)`, each in :math:`[0, 1)`.
         eps: :math:`\epsilon \ge 0`, in units of the gradient.
-        weight_decay: :math:`\lambda \ge 0`; each step multiplies the weights by :math:`1 - \mathrm{lr}\,\lambda`.
+        weight_decay: :math:`\lambda \ge 0`; each step multiplies the weights by
+            :math:`1 - \mathrm{lr}\,\lambda`.
         amsgrad: Whether to divide by the largest :math:`v` so far.
         maximize: Whether to climb instead.
 
@@ -370,12 +441,22 @@ class AdamW(Adam):
         *,
         maximize: bool = False,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True)
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            decoupled_weight_decay=True,
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            group["decoupled_weight_decay"] = True  # even if the state that is loaded was Adam's
+            # even if the state that is loaded was Adam's
+            group["decoupled_weight_decay"] = True
 
 
 class StepLR(LRScheduler):
@@ -383,8 +464,9 @@ class StepLR(LRScheduler):
 
     .. math:: \mathrm{lr}_t = \mathrm{lr}_0\, \gamma^{\lfloor t / s \rfloor}
 
-    with :math:`s` the ``step_size``. A step is whatever you call ``scheduler.step()`` after: an epoch or a minibatch.
-    The rate is computed from the first one: another schedule on the same optimiser is overwritten, not multiplied.
+    with :math:`s` the ``step_size``. A step is whatever you call ``scheduler.step()`` after: an
+    epoch or a minibatch. The rate is computed from the first one: another schedule on the same
+    optimiser is overwritten, not multiplied.
 
     Args:
         optimizer: Whose rate to set; each parameter group starts from its own ``lr``.
@@ -397,12 +479,21 @@ class StepLR(LRScheduler):
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
+        self,
+        optimizer: torch.optim.Optimizer,
+        step_size: int,
+        gamma: float = 0.1,
+        last_epoch: int = -1,
     ) -> None:
         if step_size < 1:
-            raise ValueError(f"step_size must be at least 1, got {step_size}: it is the number of steps between drops")
+            raise ValueError(
+                f"step_size must be at least 1, got {step_size}: it is the number of steps "
+                "between drops"
+            )
         if gamma < 0:
-            raise ValueError(f"gamma must not be negative, got {gamma}: it multiplies the learning rate")
+            raise ValueError(
+                f"gamma must not be negative, got {gamma}: it multiplies the learning rate"
+            )
         self.step_size, self.gamma = step_size, gamma
         super().__init__(optimizer, last_epoch)
 
@@ -423,18 +514,21 @@ class CosineWithWarmup(LRScheduler):
                 \Big(1 + \cos \pi \dfrac{t - w}{T - w}\Big) & w \le t \le T
         \end{cases}
 
-    These are the numbers of Hugging Face's "cosine schedule with warmup"; without warm-up, those of
-    :class:`torch.optim.lr_scheduler.CosineAnnealingLR`. With warm-up the very first step has rate zero. Both of those
-    let the rate climb again after :math:`T`; here it stays at :math:`\eta_{\min}`.
+    These are the numbers of Hugging Face's "cosine schedule with warmup"; without warm-up,
+    those of :class:`torch.optim.lr_scheduler.CosineAnnealingLR`. With warm-up the very first
+    step has rate zero. Both of those let the rate climb again after :math:`T`; here it stays at
+    :math:`\eta_{\min}`.
 
-    References: the cosine: Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", *ICLR*
-    (2017), arXiv:1608.03983. The warm-up: Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour",
-    arXiv:1706.02677 (2017).
+    References: the cosine: Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm
+    restarts", *ICLR* (2017), arXiv:1608.03983. The warm-up: Goyal et al., "Accurate, large
+    minibatch SGD: training ImageNet in 1 hour", arXiv:1706.02677 (2017).
 
     Args:
-        optimizer: Whose rate to set; the ``lr`` of each parameter group is its full rate :math:`\mathrm{lr}_0`.
+        optimizer: Whose rate to set; the ``lr`` of each parameter group is its full rate
+            :math:`\mathrm{lr}_0`.
         num_warmup_steps: :math:`w \ge 0`.
-        num_training_steps: :math:`T > w`, warm-up included: epochs times minibatches in an epoch.
+        num_training_steps: :math:`T > w`, warm-up included: epochs times minibatches in an
+            epoch.
         eta_min: :math:`\eta_{\min}`, the rate at the end.
         last_epoch: Steps already taken, less one; -1 starts afresh.
 
@@ -452,10 +546,14 @@ class CosineWithWarmup(LRScheduler):
     ) -> None:
         if not 0 <= num_warmup_steps < num_training_steps:
             raise ValueError(
-                f"wanted 0 <= num_warmup_steps < num_training_steps, got {num_warmup_steps} and {num_training_steps}: "
-                "the warm-up is a part of the training steps"
+                f"wanted 0 <= num_warmup_steps < num_training_steps, got {num_warmup_steps} "
+                f"and {num_training_steps}: the warm-up is a part of the training steps"
             )
-        self.num_warmup_steps, self.num_training_steps, self.eta_min = num_warmup_steps, num_training_steps, eta_min
+        self.num_warmup_steps, self.num_training_steps, self.eta_min = (
+            num_warmup_steps,
+            num_training_steps,
+            eta_min,
+        )
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | Tensor]:
@@ -467,26 +565,31 @@ class CosineWithWarmup(LRScheduler):
 
 
 class OneCycleLR(LRScheduler):
-    r"""One climb to a large rate, one descent to nearly none, with momentum the other way round.
+    r"""One climb to a large rate, one descent to nearly none, with momentum the other way
+    round.
 
-    With :math:`c(a, b, s) = b + \tfrac{1}{2}(a - b)(1 + \cos \pi s)`, which goes from :math:`a` to :math:`b` as
-    :math:`s` goes from 0 to 1, and :math:`t^* = \rho T - 1` the step of the peak:
+    With :math:`c(a, b, s) = b + \tfrac{1}{2}(a - b)(1 + \cos \pi s)`, which goes from :math:`a`
+    to :math:`b` as :math:`s` goes from 0 to 1, and :math:`t^* = \rho T - 1` the step of the
+    peak:
 
     .. math::
         \mathrm{lr}_t &= \begin{cases}
             c\big(\mathrm{lr}_{\max} / d, \; \mathrm{lr}_{\max}, \; t / t^*\big) & t < t^* \\
-            c\big(\mathrm{lr}_{\max}, \; \mathrm{lr}_{\max} / (d D), \; (t - t^*) / (T - 1 - t^*)\big) & t \ge t^*
+            c\big(\mathrm{lr}_{\max}, \; \mathrm{lr}_{\max} / (d D), \; (t - t^*) / (T - 1 -
+            t^*)\big) & t \ge t^*
         \end{cases} \\
         \mu_t &= \text{the same with } \mu_{\max} \to \mu_{\text{base}} \to \mu_{\max}
 
-    The momentum :math:`\mu` is an optimiser's ``momentum``, or its first beta: low while the rate is high, since the
-    two multiply each other's effect. Call ``scheduler.step()`` after each minibatch.
+    The momentum :math:`\mu` is an optimiser's ``momentum``, or its first beta: low while the
+    rate is high, since the two multiply each other's effect. Call ``scheduler.step()`` after
+    each minibatch.
 
-    The numbers are those of :class:`torch.optim.lr_scheduler.OneCycleLR` with its defaults ``anneal_strategy="cos"``
-    and ``three_phase=False``; all after ``total_steps`` is given by name.
+    The numbers are those of :class:`torch.optim.lr_scheduler.OneCycleLR` with its defaults
+    ``anneal_strategy="cos"`` and ``three_phase=False``; all after ``total_steps`` is given by
+    name.
 
-    Reference: Smith and Topin, "Super-convergence: very fast training of neural networks using large learning rates",
-    *SPIE* 11006 (2019), arXiv:1708.07120.
+    Reference: Smith and Topin, "Super-convergence: very fast training of neural networks using
+    large learning rates", *SPIE* 11006 (2019), arXiv:1708.07120.
 
     Args:
         optimizer: Whose rate and momentum to set; the rates that it has are replaced.
@@ -501,8 +604,9 @@ class OneCycleLR(LRScheduler):
         last_epoch: Steps already taken, less one; -1 starts afresh.
 
     Raises:
-        ValueError: If an argument is outside its range, there is not one peak for each group, the optimiser has no
-            momentum to cycle, or more than ``total_steps`` steps are taken.
+        ValueError: If an argument is outside its range, there is not one peak for each group,
+            the optimiser has no momentum to cycle, or more than ``total_steps`` steps are
+            taken.
     """
 
     def __init__(
@@ -519,18 +623,36 @@ class OneCycleLR(LRScheduler):
         final_div_factor: float = 1e4,
         last_epoch: int = -1,
     ) -> None:
-        peaks = list(max_lr) if isinstance(max_lr, Sequence) else [max_lr] * len(optimizer.param_groups)
+        peaks = (
+            list(max_lr)
+            if isinstance(max_lr, Sequence)
+            else [max_lr] * len(optimizer.param_groups)
+        )
         if total_steps < 1:
-            raise ValueError(f"total_steps must be at least 1, got {total_steps}: epochs times minibatches in an epoch")
+            raise ValueError(
+                f"total_steps must be at least 1, got {total_steps}: epochs times minibatches "
+                "in an epoch"
+            )
         if not 0 <= pct_start < 1:
-            raise ValueError(f"pct_start must lie in [0, 1), got {pct_start}: it is the share of the steps that climb")
+            raise ValueError(
+                f"pct_start must lie in [0, 1), got {pct_start}: it is the share of the steps "
+                "that climb"
+            )
         if len(peaks) != len(optimizer.param_groups):
             raise ValueError(
-                f"got {len(peaks)} max_lr for {len(optimizer.param_groups)} parameter groups: one for each"
+                f"got {len(peaks)} max_lr for {len(optimizer.param_groups)} parameter groups: "
+                "one for each"
             )
         if cycle_momentum and not {"momentum", "betas"} & set(optimizer.defaults):
-            raise ValueError(f"{type(optimizer).__name__} has no momentum to cycle: pass cycle_momentum=False")
-        self.total_steps, self.pct_start, self.cycle_momentum = total_steps, pct_start, cycle_momentum
+            raise ValueError(
+                f"{type(optimizer).__name__} has no momentum to cycle: pass "
+                "cycle_momentum=False"
+            )
+        self.total_steps, self.pct_start, self.cycle_momentum = (
+            total_steps,
+            pct_start,
+            cycle_momentum,
+        )
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             first = peak / div_factor
             group.update(initial_lr=first, max_lr=peak, min_lr=first / final_div_factor)
@@ -539,11 +661,22 @@ class OneCycleLR(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """The rate of each parameter group at this step; sets its momentum on the way."""
-        t, peak, last = self.last_epoch, self.pct_start * self.total_steps - 1, self.total_steps - 1
+        t, peak, last = (
+            self.last_epoch,
+            self.pct_start * self.total_steps - 1,
+            self.total_steps - 1,
+        )
         if t > self.total_steps:
-            raise ValueError(f"step {t} of a cycle of {self.total_steps}: total_steps is epochs times minibatches")
+            raise ValueError(
+                f"step {t} of a cycle of {self.total_steps}: total_steps is epochs times "
+                "minibatches"
+            )
         if t < peak:
-            progress, rates, momenta = t / peak, ("initial_lr", "max_lr"), ("max_momentum", "base_momentum")
+            progress, rates, momenta = (
+                t / peak,
+                ("initial_lr", "max_lr"),
+                ("max_momentum", "base_momentum"),
+            )
         else:
             progress, rates = (t - peak) / (last - peak), ("max_lr", "min_lr")
             momenta = ("base_momentum", "max_momentum")
@@ -554,7 +687,10 @@ class OneCycleLR(LRScheduler):
                     group["betas"] = (momentum, group["betas"][1])
                 else:
                     group["momentum"] = momentum
-        return [_cosine(group[rates[0]], group[rates[1]], progress) for group in self.optimizer.param_groups]
+        return [
+            _cosine(group[rates[0]], group[rates[1]], progress)
+            for group in self.optimizer.param_groups
+        ]
 
 
 def _cosine(start: float | Tensor, end: float | Tensor, progress: float) -> float | Tensor:
@@ -570,7 +706,9 @@ def _average(state: dict[str, Any], name: str, p: Tensor) -> Tensor:
 
 
 def _count(state: dict[str, Any]) -> float:
-    """Count this step, and return how many there were: a float32 tensor in the state, as PyTorch keeps it."""
+    """Count this step, and return how many there were: a float32 tensor in the state, as
+    PyTorch keeps it.
+    """
     if "step" not in state:
         state["step"] = torch.zeros((), dtype=torch.float32)
     state["step"] += 1
@@ -588,12 +726,21 @@ def _check_options(options: dict[str, Any]) -> None:
         if name in options and not options[name] >= 0:
             raise ValueError(f"{name} must be zero or more, got {options[name]}: {advice}")
     if len(options.get("betas", (0, 0))) != 2:
-        raise ValueError(f"betas must be two shares of the past, such as (0.9, 0.999), got {options['betas']}")
-    for name, shares in {"alpha": [options.get("alpha", 0.0)], "betas": options.get("betas", ())}.items():
+        raise ValueError(
+            "betas must be two shares of the past, such as (0.9, 0.999), got "
+            f"{options['betas']}"
+        )
+    for name, shares in {
+        "alpha": [options.get("alpha", 0.0)],
+        "betas": options.get("betas", ()),
+    }.items():
         if not all(0 <= share < 1 for share in shares):
-            raise ValueError(f"{name} must lie in [0, 1), got {options[name]}: the share of the past that is kept")
+            raise ValueError(
+                f"{name} must lie in [0, 1), got {options[name]}: the share of the past that "
+                "is kept"
+            )
     if options.get("nesterov") and (options["momentum"] == 0 or options["dampening"] != 0):
         raise ValueError(
-            "nesterov looks ahead along the momentum: it needs momentum above 0 and dampening 0, "
-            f"got momentum {options['momentum']} and dampening {options['dampening']}"
+            "nesterov looks ahead along the momentum: it needs momentum above 0 and dampening "
+            f"0, got momentum {options['momentum']} and dampening {options['dampening']}"
         )

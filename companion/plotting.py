@@ -1,8 +1,10 @@
-"""One quiet style for every figure of the book, and the few kinds of figure that several chapters draw.
+"""One quiet style for every figure of the book, and the few kinds of figure that several
+chapters draw.
 
-Colours are those of Okabe and Ito, *Color universal design* (2008), which people with any common form of colour
-blindness can tell apart. Lines differ in their dashes too and points in their markers, so that a figure printed in
-grey still reads. Figures keep a white ground of their own and are read in a light and in a dark theme alike.
+Colours are those of Okabe and Ito, *Color universal design* (2008), which people with any
+common form of colour blindness can tell apart. Lines differ in their dashes too and points in
+their markers, so that a figure printed in grey still reads. Figures keep a white ground of
+their own and are read in a light and in a dark theme alike.
 """
 
 import base64
@@ -81,7 +83,10 @@ def set_style() -> None:
 
 
 def band(
-    ax: "Axes", x: Sequence[int | float] | Tensor, runs: Float[Tensor, "runs points"], label: str | None = None
+    ax: "Axes",
+    x: Sequence[int | float] | Tensor,
+    runs: Float[Tensor, "runs points"],
+    label: str | None = None,
 ) -> None:
     """Draw several runs as the line of their medians inside the band of their middle half.
 
@@ -92,7 +97,10 @@ def band(
         label: For the legend.
     """
     low, middle, high = (
-        runs.double().cpu().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), dim=0).numpy()
+        runs.double()
+        .cpu()
+        .quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64), dim=0)
+        .numpy()
     )
     (line,) = ax.plot(x, middle, label=label)
     ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
@@ -105,7 +113,8 @@ def decision_regions(
     ax: "Axes | None" = None,
     resolution: int = 150,
 ) -> "Axes":
-    """Colour the plane by the class that a model gives to each point, and draw labelled points on it.
+    """Colour the plane by the class that a model gives to each point, and draw labelled points
+    on it.
 
     Args:
         model: Maps points to a score for each class.
@@ -124,22 +133,47 @@ def decision_regions(
     from matplotlib.colors import ListedColormap
 
     if (classes := int(y.max()) + 1) > len(COLORS):
-        raise ValueError(f"decision_regions can tell {len(COLORS)} classes apart, got {classes}: draw fewer of them")
+        raise ValueError(
+            f"decision_regions can tell {len(COLORS)} classes apart, got {classes}: draw fewer "
+            "of them"
+        )
     ax = plt.gca() if ax is None else ax
     low, high = x.min(dim=0).values - 0.3, x.max(dim=0).values + 0.3
     across, up = (
-        torch.linspace(a, b, resolution, dtype=x.dtype) for a, b in zip(low.tolist(), high.tolist(), strict=True)
+        torch.linspace(a, b, resolution, dtype=x.dtype)
+        for a, b in zip(low.tolist(), high.tolist(), strict=True)
     )
     grid = torch.cartesian_prod(across, up)  # (resolution², 2)
     with torch.no_grad():
-        regions = model(grid.to(x.device)).argmax(dim=1).reshape(resolution, resolution).T.cpu().numpy()
+        regions = (
+            model(grid.to(x.device))
+            .argmax(dim=1)
+            .reshape(resolution, resolution)
+            .T.cpu()
+            .numpy()
+        )
     colours = COLORS[:classes]
     extent = (*across[[0, -1]].tolist(), *up[[0, -1]].tolist())
     shown = {"cmap": ListedColormap(colours), "vmin": 0, "vmax": max(len(colours) - 1, 1)}
-    ax.imshow(regions, extent=extent, origin="lower", alpha=0.25, aspect="auto", interpolation="nearest", **shown)
+    ax.imshow(
+        regions,
+        extent=extent,
+        origin="lower",
+        alpha=0.25,
+        aspect="auto",
+        interpolation="nearest",
+        **shown,
+    )
     for label, colour in enumerate(colours):
         points = x[y == label].cpu().numpy()
-        ax.scatter(*points.T, s=12, color=colour, marker=MARKERS[label], edgecolor="white", linewidth=0.4)
+        ax.scatter(
+            *points.T,
+            s=12,
+            color=colour,
+            marker=MARKERS[label],
+            edgecolor="white",
+            linewidth=0.4,
+        )
     ax.set_xlabel("$x_1$")
     ax.set_ylabel("$x_2$")
     ax.grid(visible=False)
@@ -147,7 +181,9 @@ def decision_regions(
 
 
 def image_grid(
-    images: Float[Tensor, "count channels height width"], titles: Sequence[str] | None = None, columns: int = 8
+    images: Float[Tensor, "count channels height width"],
+    titles: Sequence[str] | None = None,
+    columns: int = 8,
 ) -> "Figure":
     """Draw images side by side.
 
@@ -165,9 +201,13 @@ def image_grid(
     import matplotlib.pyplot as plt
 
     if titles is not None and len(titles) != len(images):
-        raise ValueError(f"image_grid needs one title for each image, got {len(titles)} for {len(images)}")
+        raise ValueError(
+            f"image_grid needs one title for each image, got {len(titles)} for {len(images)}"
+        )
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * 0.95, rows * (1.2 if titles else 1.0)), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * 0.95, rows * (1.2 if titles else 1.0)), squeeze=False
+    )
     for ax in axes.flat:
         ax.axis("off")
     for position, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
@@ -177,7 +217,9 @@ def image_grid(
     return figure
 
 
-def network(sizes: Sequence[int], labels: Sequence[str] | None = None, ax: "Axes | None" = None) -> "Axes":
+def network(
+    sizes: Sequence[int], labels: Sequence[str] | None = None, ax: "Axes | None" = None
+) -> "Axes":
     """Draw a fully connected network: a column of units for each layer, a line for each weight.
 
     Args:
@@ -191,16 +233,41 @@ def network(sizes: Sequence[int], labels: Sequence[str] | None = None, ax: "Axes
     import matplotlib.pyplot as plt
 
     ax = plt.gca() if ax is None else ax
-    columns = [[(layer, (size - 1) / 2 - unit) for unit in range(size)] for layer, size in enumerate(sizes)]
+    columns = [
+        [(layer, (size - 1) / 2 - unit) for unit in range(size)]
+        for layer, size in enumerate(sizes)
+    ]
     for left, right in pairwise(columns):
         for start in left:
             for end in right:
-                ax.plot(*zip(start, end, strict=True), color="#9A9A9A", linewidth=0.7, linestyle="-", zorder=1)
+                ax.plot(
+                    *zip(start, end, strict=True),
+                    color="#9A9A9A",
+                    linewidth=0.7,
+                    linestyle="-",
+                    zorder=1,
+                )
     for layer, column in enumerate(columns):
-        colour = COLORS[0] if layer == 0 else COLORS[1] if layer == len(columns) - 1 else "white"
-        ax.scatter(*zip(*column, strict=True), s=260, color=colour, edgecolor="black", linewidth=1.0, zorder=2)
+        colour = (
+            COLORS[0] if layer == 0 else COLORS[1] if layer == len(columns) - 1 else "white"
+        )
+        ax.scatter(
+            *zip(*column, strict=True),
+            s=260,
+            color=colour,
+            edgecolor="black",
+            linewidth=1.0,
+            zorder=2,
+        )
         if labels:
-            ax.text(layer, -(max(sizes) - 1) / 2 - 0.9, labels[layer], ha="center", va="top", fontsize=9)
+            ax.text(
+                layer,
+                -(max(sizes) - 1) / 2 - 0.9,
+                labels[layer],
+                ha="center",
+                va="top",
+                fontsize=9,
+            )
     ax.set_xlim(-0.5, len(sizes) - 0.5)
     ax.set_ylim(-(max(sizes) - 1) / 2 - (1.7 if labels else 0.6), (max(sizes) - 1) / 2 + 0.6)
     ax.axis("off")
@@ -218,16 +285,24 @@ _PLAYER = Template("""<div id="$id" style="max-width: 100%">
 <script>
 (() => {
   const frames = $frames, texts = $texts, box = document.getElementById("$id");
-  const [image, button, slider, output] = ["img", "button", "input", "output"].map(tag => box.querySelector(tag));
+  const [image, button, slider, output] =
+    ["img", "button", "input", "output"].map(tag => box.querySelector(tag));
   let timer = null;
-  const show = () => { image.src = frames[slider.value]; output.textContent = texts[slider.value]; };
+  const show = () => {
+    image.src = frames[slider.value];
+    output.textContent = texts[slider.value];
+  };
   const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
   slider.addEventListener("input", () => { stop(); show(); });
   button.addEventListener("click", () => {
     if (timer !== null) return stop();
     if (slider.value === slider.max) slider.value = 0;
     button.textContent = "Pause";
-    timer = setInterval(() => { slider.valueAsNumber++; show(); if (slider.value === slider.max) stop(); }, 150);
+    timer = setInterval(() => {
+      slider.valueAsNumber++;
+      show();
+      if (slider.value === slider.max) stop();
+    }, 150);
     show();
   });
 })();
@@ -250,11 +325,17 @@ class Player:
 
 
 def player(
-    figure: "Figure", draw: Callable[[int], object], values: Sequence[int], alt: str, label: str = "step"
+    figure: "Figure",
+    draw: Callable[[int], object],
+    values: Sequence[int],
+    alt: str,
+    label: str = "step",
 ) -> Player:
-    """An animation with a play button and a slider, which works in a notebook and on a static page.
+    """An animation with a play button and a slider, which works in a notebook and on a static
+    page.
 
-    The frames are pictures inside the page itself; nothing is asked of another host. The last one is shown first.
+    The frames are pictures inside the page itself; nothing is asked of another host. The last
+    one is shown first.
 
     Args:
         figure: What every frame is a picture of; it is closed at the end.
@@ -279,7 +360,8 @@ def player(
         draw(value)
         drawn, small = io.BytesIO(), io.BytesIO()
         figure.savefig(drawn, format="png")
-        picture = Image.open(drawn).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE)  # keeps rare colours
+        # keeps rare colours
+        picture = Image.open(drawn).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE)
         picture.save(small, format="png", optimize=True)
         frames.append(f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}")
     plt.close(figure)

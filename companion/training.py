@@ -1,6 +1,7 @@
 """The training loop of the book: minibatches, validation, and a record of what happened.
 
-Every chapter trains through :func:`fit`. It works with the companion's layers and optimisers and with PyTorch's own.
+Every chapter trains through :func:`fit`. It works with the companion's layers and optimisers
+and with PyTorch's own.
 """
 
 import os
@@ -26,7 +27,8 @@ class History:
 
     Attributes:
         loss: The training loss of each minibatch, one number a step.
-        seconds: The time at the end of each step, in seconds since training began; validation is not counted.
+        seconds: The time at the end of each step, in seconds since training began; validation
+            is not counted.
         validation_loss: The loss on the validation data after each epoch.
         validation_metric: The metric on the validation data after each epoch.
         steps_per_epoch: How many minibatches make one pass through the training data.
@@ -50,9 +52,18 @@ class History:
         import matplotlib.pyplot as plt
 
         ax = plt.gca() if ax is None else ax
-        ax.plot(range(1, len(self.loss) + 1), self.loss, linewidth=0.8, alpha=0.7, label="training, each minibatch")
+        ax.plot(
+            range(1, len(self.loss) + 1),
+            self.loss,
+            linewidth=0.8,
+            alpha=0.7,
+            label="training, each minibatch",
+        )
         if self.validation_loss:
-            ends = [self.steps_per_epoch * epoch for epoch in range(1, len(self.validation_loss) + 1)]
+            ends = [
+                self.steps_per_epoch * epoch
+                for epoch in range(1, len(self.validation_loss) + 1)
+            ]
             ax.plot(ends, self.validation_loss, "o-", label="validation, each epoch")
             ax.legend()
         ax.set_xlabel("step")
@@ -60,13 +71,16 @@ class History:
         return ax
 
 
-def accuracy(prediction: Float[Tensor, "batch classes *rest"], target: Int[Tensor, "batch *rest"]) -> float:
+def accuracy(
+    prediction: Float[Tensor, "batch classes *rest"], target: Int[Tensor, "batch *rest"]
+) -> float:
     r"""The fraction of examples whose largest score is that of the right class.
 
     .. math:: \frac1n \sum_{i=1}^n \mathbb 1\bigl[\arg\max_k z_{ik} = y_i\bigr]
 
     Args:
-        prediction: A score (a logit or a probability) for each class, classes along dimension 1.
+        prediction: A score (a logit or a probability) for each class, classes along dimension
+            1.
         target: The right class of each example.
 
     Returns:
@@ -78,8 +92,9 @@ def accuracy(prediction: Float[Tensor, "batch classes *rest"], target: Int[Tenso
     said = prediction.argmax(dim=1)
     if target.shape != said.shape or target.is_floating_point():
         raise ValueError(
-            f"accuracy needs the number of a class for each example, got targets of shape {tuple(target.shape)}, "
-            f"{target.dtype}, for predictions of shape {tuple(prediction.shape)}: another task has another metric"
+            "accuracy needs the number of a class for each example, got targets of shape "
+            f"{tuple(target.shape)}, {target.dtype}, for predictions of shape "
+            f"{tuple(prediction.shape)}: another task has another metric"
         )
     return (said == target).double().mean().item()
 
@@ -100,15 +115,17 @@ def fit(
 ) -> History:
     r"""Train a model by minibatch gradient descent.
 
-    Each epoch visits every training example once, in a new random order. Each step takes one minibatch :math:`B` and
-    moves the parameters :math:`\theta` by the optimiser's rule along the gradient of
+    Each epoch visits every training example once, in a new random order. Each step takes one
+    minibatch :math:`B` and moves the parameters :math:`\theta` by the optimiser's rule along
+    the gradient of
 
     .. math:: L_B(\theta) = \mathrm{loss}\bigl(f_\theta(x_B),\, y_B\bigr).
 
-    The data follow the model to its device; floating-point data also take its dtype. The same seed gives the same
-    numbers: it orders the minibatches and feeds whatever is random inside the model (dropout, say). When ``fit``
-    returns, the global random state (on CPU and CUDA) is as it was, and each module in training or evaluation mode.
-    During the steps the whole model is in training mode.
+    The data follow the model to its device; floating-point data also take its dtype. The same
+    seed gives the same numbers: it orders the minibatches and feeds whatever is random inside
+    the model (dropout, say). When ``fit`` returns, the global random state (on CPU and CUDA) is
+    as it was, and each module in training or evaluation mode. During the steps the whole model
+    is in training mode.
 
     Args:
         model: Maps a minibatch of inputs to predictions.
@@ -117,18 +134,21 @@ def fit(
         train: Inputs and targets, one example an entry of the first dimension.
         epochs: How many passes through the training data.
         batch_size: Examples in a minibatch; the last of an epoch may be smaller.
-        validation: Inputs and targets on which ``loss`` and ``metric`` are computed after each epoch.
+        validation: Inputs and targets on which ``loss`` and ``metric`` are computed after each
+            epoch.
         metric: Maps predictions and targets to a number that is a mean over examples.
         scheduler: Its ``step()`` is called after each step of the optimiser.
         seed: For the order of the minibatches and the model's own randomness.
-        progress: Show a progress bar, which disappears at the end. The environment variable ``TQDM_DISABLE`` hides it.
+        progress: Show a progress bar, which disappears at the end. The environment variable
+            ``TQDM_DISABLE`` hides it.
 
     Returns:
         The losses of all steps and, with ``validation``, of all epochs.
 
     Raises:
-        ValueError: If a data set is empty, inputs and targets differ in number, ``epochs`` or ``batch_size`` is out
-            of range, the optimiser holds none of the model's parameters, or the loss is not one number.
+        ValueError: If a data set is empty, inputs and targets differ in number, ``epochs`` or
+            ``batch_size`` is out of range, the optimiser holds none of the model's parameters,
+            or the loss is not one number.
     """
     from tqdm.auto import tqdm
 
@@ -138,16 +158,30 @@ def fit(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if held.isdisjoint(id(parameter) for parameter in model.parameters()):
-        raise ValueError("the optimizer holds none of the model's parameters: build it from model.parameters()")
+        raise ValueError(
+            "the optimizer holds none of the model's parameters: build it from "
+            "model.parameters()"
+        )
     x, y = _follow(model, train, "train")
     if validation is not None:
         validation = _follow(model, validation, "validation")
 
     history = History(steps_per_epoch=-(-len(x) // batch_size))
     hidden = not progress or "TQDM_DISABLE" in os.environ
-    bar = tqdm(total=epochs * history.steps_per_epoch, desc="training", unit="step", leave=False, disable=hidden)
-    order = torch.Generator().manual_seed(seed)  # its own, so that the minibatches are the same for any model
-    with bar, modes_kept(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    bar = tqdm(
+        total=epochs * history.steps_per_epoch,
+        desc="training",
+        unit="step",
+        leave=False,
+        disable=hidden,
+    )
+    # its own, so that the minibatches are the same for any model
+    order = torch.Generator().manual_seed(seed)
+    with (
+        bar,
+        modes_kept(model),
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+    ):
         torch.manual_seed(seed)
         for _ in range(epochs):
             model.train()
@@ -155,7 +189,10 @@ def fit(
             for batch in torch.randperm(len(x), generator=order).to(x.device).split(batch_size):
                 value = loss(model(x[batch]), y[batch])
                 if value.ndim:
-                    raise ValueError(f"the loss must be one number, got shape {tuple(value.shape)}: take its mean")
+                    raise ValueError(
+                        f"the loss must be one number, got shape {tuple(value.shape)}: take "
+                        "its mean"
+                    )
                 optimizer.zero_grad()
                 value.backward()
                 optimizer.step()
@@ -188,13 +225,15 @@ def evaluate(
         loss: Maps predictions and targets to one number, a mean over examples.
         data: Inputs and targets, one example an entry of the first dimension.
         metric: Maps predictions and targets to one number, a mean over examples.
-        batch_size: How many examples go through the model at once; the result does not depend on it.
+        batch_size: How many examples go through the model at once; the result does not depend
+            on it.
 
     Returns:
         The loss and the metric, each a mean over all examples.
 
     Raises:
-        ValueError: If the data set is empty, inputs and targets differ in number, or ``batch_size`` is below one.
+        ValueError: If the data set is empty, inputs and targets differ in number, or
+            ``batch_size`` is below one.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -212,7 +251,8 @@ def evaluate(
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put every module back into the mode that it has now, training or evaluation, whatever happens meanwhile.
+    """Put every module back into the mode that it has now, training or evaluation, whatever
+    happens meanwhile.
 
     Args:
         model: The model whose modules are meant; use it as ``with modes_kept(model): ...``.
@@ -226,12 +266,20 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _follow(model: nn.Module, data: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    """Inputs and targets on the model's device and, where they are floating-point, in its dtype."""
+    """Inputs and targets on the model's device and, where they are floating-point, in its
+    dtype.
+    """
     x, y = data
     if len(x) != len(y):
-        raise ValueError(f"{name} has {len(x)} inputs but {len(y)} targets: there must be one target for each input")
+        raise ValueError(
+            f"{name} has {len(x)} inputs but {len(y)} targets: there must be one target for "
+            "each input"
+        )
     if len(x) == 0:
         raise ValueError(f"{name} is empty: there is nothing to learn from or to measure")
-    parameter = next(model.parameters(), x)  # a model without parameters takes the data as they are
-    x, y = (t.to(parameter) if t.is_floating_point() else t.to(parameter.device) for t in (x, y))
+    # a model without parameters takes the data as they are
+    parameter = next(model.parameters(), x)
+    x, y = (
+        t.to(parameter) if t.is_floating_point() else t.to(parameter.device) for t in (x, y)
+    )
     return x, y

@@ -1,7 +1,9 @@
-"""Chapters as tests: pytest collects ``book/*.md``, one test for each code cell, and nbval runs it.
+"""Chapters as tests: pytest collects ``book/*.md``, one test for each code cell, and nbval runs
+it.
 
-A cell tagged ``nbval-check-output`` is compared with its recording in ``tests/reference/<chapter>.ipynb``;
-``pytest --update-reference`` records it anew. A chapter that passes leaves its outputs for the site to show.
+A cell tagged ``nbval-check-output`` is compared with its recording in
+``tests/reference/<chapter>.ipynb``; ``pytest --update-reference`` records it anew. A chapter
+that passes leaves its outputs for the site to show.
 """
 
 import os
@@ -16,13 +18,26 @@ from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError, find_metadata_tags
 
 CHECKED, RAISES = "nbval-check-output", "raises-exception"
-TAGS = {CHECKED, RAISES, "hide-input", "remove-input", "hide-output", "remove-output", "hide-cell", "remove-cell"}
+TAGS = {
+    CHECKED,
+    RAISES,
+    "hide-input",
+    "remove-input",
+    "hide-output",
+    "remove-output",
+    "hide-cell",
+    "remove-cell",
+}
 CELL = re.compile(r"^[ \t>*+\-\d.)]*(?:`{3,}|~{3,}|:{3,})[ \t]*\{code-cell\}", re.M)
 RECORD = "run `pytest --update-reference {}` and read what changed before you commit it"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--update-reference", action="store_true", help="record the outputs of the checked cells anew")
+    parser.addoption(
+        "--update-reference",
+        action="store_true",
+        help="record the outputs of the checked cells anew",
+    )
 
 
 def pytest_collect_file(file_path, parent):
@@ -31,10 +46,14 @@ def pytest_collect_file(file_path, parent):
 
 
 class ChapterKernel(RunningKernel):
-    """nbval's kernel, but numbering its cells as JupyterLab does: only then a trailing semicolon silences a cell."""
+    """nbval's kernel, but numbering its cells as JupyterLab does: only then a trailing
+    semicolon silences a cell.
+    """
 
     def execute_cell_input(self, cell_input, allow_stdin=None):
-        return self.kc.execute(cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False)
+        return self.kc.execute(
+            cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False
+        )
 
 
 class Chapter(IPyNbFile):
@@ -47,35 +66,49 @@ class Chapter(IPyNbFile):
             return
         if not text.startswith("---\njupytext:"):
             raise self.CollectError(
-                f"{self.name} has code cells but no header, so JupyterLab would not open it as a notebook: begin it "
-                "with the block from `jupytext:` to the closing `---` that stands at the top of every other chapter"
+                f"{self.name} has code cells but no header, so JupyterLab would not open it as "
+                "a notebook: begin it with the block from `jupytext:` to the closing `---` "
+                "that stands at the top of every other chapter"
             )
         self.nb = read_chapter(self.path)
         self.code = [cell for cell in self.nb.cells if cell.cell_type == "code"]
         if len(self.code) != written:
             raise self.CollectError(
-                f"{self.name} has {written} code cells, but only {len(self.code)} of them would run: write each as "
-                "```{code-cell} at the beginning of a line, outside of lists and of other directives"
+                f"{self.name} has {written} code cells, but only {len(self.code)} of them "
+                "would run: write each as "
+                "```{code-cell} at the beginning of a line, outside of lists and of other "
+                "directives"
             )
         for cell in self.code:
             if unknown := set(cell.metadata.get("tags", [])) - TAGS:
                 raise self.CollectError(
-                    f"{self.name} has a cell with the unknown tag {unknown.pop()!r}: it has to be one of {sorted(TAGS)}"
+                    f"{self.name} has a cell with the unknown tag {unknown.pop()!r}: it has to "
+                    f"be one of {sorted(TAGS)}"
                 )
         self.failed_cell = None
         self.passed = 0
         self.update = self.config.getoption("update_reference")
-        self.reference = self.config.rootpath / "tests" / "reference" / f"{self.path.stem}.ipynb"
-        recorded = nbformat.read(self.reference, as_version=4).cells if self.reference.exists() else []
-        self.recorded = dict(zip(numbered(recorded), (cell.outputs for cell in recorded), strict=True))
+        self.reference = (
+            self.config.rootpath / "tests" / "reference" / f"{self.path.stem}.ipynb"
+        )
+        recorded = (
+            nbformat.read(self.reference, as_version=4).cells if self.reference.exists() else []
+        )
+        self.recorded = dict(
+            zip(numbered(recorded), (cell.outputs for cell in recorded), strict=True)
+        )
         yield from self.cells(text)
 
     def cells(self, text):
         start = 0
-        for number, (cell, key) in enumerate(zip(self.code, numbered(self.code), strict=True), start=1):
+        for number, (cell, key) in enumerate(
+            zip(self.code, numbered(self.code), strict=True), start=1
+        ):
             start = text.index(cell.source, start)
             options = defaultdict(bool, find_metadata_tags(cell.metadata))
-            item = ChapterCell.from_parent(self, name=f"Cell {number}", cell_num=number, cell=cell, options=options)
+            item = ChapterCell.from_parent(
+                self, name=f"Cell {number}", cell_num=number, cell=cell, options=options
+            )
             item.line = text.count("\n", 0, start) + 1
             item.key = key
             yield item
@@ -107,11 +140,14 @@ class Chapter(IPyNbFile):
 
 
 def numbered(cells):
-    """A key for each checked cell: its source, and how many checked cells with the same source stand before it."""
+    """A key for each checked cell: its source, and how many checked cells with the same source
+    stand before it.
+    """
     seen = Counter()
     for cell in cells:
         key = (cell.source, seen[cell.source])
-        if CHECKED in cell.metadata.get("tags", [CHECKED]):  # cells of a recording have no tags, and all are checked
+        # cells of a recording have no tags, and all are checked
+        if CHECKED in cell.metadata.get("tags", [CHECKED]):
             seen[cell.source] += 1
         yield key
 
@@ -126,16 +162,25 @@ class ChapterCell(IPyNbCell):
     def runtest(self):
         checked, self.options["check"] = self.options["check"], False
         try:
-            super().runtest()  # the cell as it stands has no execution count: nbval runs it and compares nothing
+            # the cell as it stands has no execution count: nbval runs it and compares nothing
+            super().runtest()
             if self.parent.timed_out:  # and the cell caught the interruption
                 seconds = self.config.option.nbval_cell_timeout
-                self.raise_cell_error(f"Timeout of {seconds:g} seconds exceeded while executing cell")
-            if self.options["check_exception"] and not any(out.output_type == "error" for out in self.test_outputs):
                 self.raise_cell_error(
-                    f"The cell is tagged {RAISES}, but raised nothing: drop the tag, or mend the cell"
+                    f"Timeout of {seconds:g} seconds exceeded while executing cell"
+                )
+            if self.options["check_exception"] and not any(
+                out.output_type == "error" for out in self.test_outputs
+            ):
+                self.raise_cell_error(
+                    f"The cell is tagged {RAISES}, but raised nothing: drop the tag, or mend "
+                    "the cell"
                 )
             if checked and not self.test_outputs:
-                self.raise_cell_error("The cell is tagged to be checked but shows nothing: print what is to be checked")
+                self.raise_cell_error(
+                    "The cell is tagged to be checked but shows nothing: print what is to be "
+                    "checked"
+                )
             if checked and not self.parent.update:
                 self.check_recording()
         except Exception:
@@ -148,17 +193,23 @@ class ChapterCell(IPyNbCell):
     def check_recording(self):
         how = RECORD.format(f"book/{self.path.name}")
         if self.key not in self.parent.recorded:
-            self.raise_cell_error(f"The cell has no recorded output, or was edited after it was recorded: {how}")
+            self.raise_cell_error(
+                f"The cell has no recorded output, or was edited after it was recorded: {how}"
+            )
         if not self.compare_outputs(self.test_outputs, self.parent.recorded[self.key]):
             difference = "\n".join(self.comparison_traceback)
-            self.raise_cell_error(f"The output is not the recorded one. Mend the cell, or {how}", difference)
+            self.raise_cell_error(
+                f"The output is not the recorded one. Mend the cell, or {how}", difference
+            )
 
     def repr_failure(self, excinfo):
         error = excinfo.value
         if not isinstance(error, NbCellError):
             return super().repr_failure(excinfo)
         where = f"book/{self.path.name}:{self.line}: cell {self.cell_num} of the chapter"
-        return "\n\n".join(filter(None, [f"{where}\n{error}", error.source, error.inner_traceback]))
+        return "\n\n".join(
+            filter(None, [f"{where}\n{error}", error.source, error.inner_traceback])
+        )
 
     def reportinfo(self):
         return self.path, self.line - 1, f"{self.path.stem}, cell {self.cell_num}"

@@ -52,7 +52,9 @@ def pair(request):
 
 
 def normal(*shape, dtype=torch.float64, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def derivatives(function, x, g, h):
@@ -69,20 +71,32 @@ def slope(function, x):
     return torch.autograd.grad(function(x).sum(), x)[0]
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (1, 1), (3, 5), (2, 3, 4), (0, 3), (3, 0), (0,)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (7,), (1, 1), (3, 5), (2, 3, 4), (0, 3), (3, 0), (0,)], ids=str
+)
 def test_value_gradient_and_second_derivative_are_those_of_torch(pair, shape):
     x, g, h = (normal(*shape, seed=seed) for seed in range(3))
-    for ours, theirs in zip(*(derivatives(function, 3 * x, g, h) for function in pair), strict=True):
+    for ours, theirs in zip(
+        *(derivatives(function, 3 * x, g, h) for function in pair), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(
-    "view", [lambda x: x.T, lambda x: x[:, ::2], lambda x: x[:1].expand(4, 6), lambda x: x[..., None, :]]
+    "view",
+    [
+        lambda x: x.T,
+        lambda x: x[:, ::2],
+        lambda x: x[:1].expand(4, 6),
+        lambda x: x[..., None, :],
+    ],
 )
 def test_strided_input_gives_what_torch_gives(pair, view):
     x = view(normal(4, 6))
     g, h = (view(normal(4, 6, seed=seed)) for seed in (1, 2))
-    for ours, theirs in zip(*(derivatives(function, x, g, h) for function in pair), strict=True):
+    for ours, theirs in zip(
+        *(derivatives(function, x, g, h) for function in pair), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
@@ -104,24 +118,33 @@ def test_the_input_and_the_gradient_are_left_alone(pair):
 def test_result_and_gradient_keep_the_type_of_the_input(pair, dtype):
     x = normal(5, 8, dtype=dtype)
     y, first, *_ = derivatives(pair[0], x, torch.ones_like(x), torch.ones_like(x))
-    exact, exact_first, *_ = derivatives(pair[1], x.double(), torch.ones(5, 8).double(), torch.ones(5, 8).double())
+    exact, exact_first, *_ = derivatives(
+        pair[1], x.double(), torch.ones(5, 8).double(), torch.ones(5, 8).double()
+    )
     assert y.dtype == first.dtype == dtype
     tolerance = 8 * torch.finfo(dtype).eps
     torch.testing.assert_close(y.double(), exact, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(first.double(), exact_first, rtol=tolerance, atol=tolerance)
 
 
-# PyTorch rounds its tanh almost perfectly, which takes it as long as ours; ours has two or three roundings. In GELU's
-# approximation ours has a sigmoid: more precise on the left, less so where the sigmoid has nearly reached one.
+# PyTorch rounds its tanh almost perfectly, which takes it as long as ours; ours has two or
+# three roundings. In GELU's approximation ours has a sigmoid: more precise on the left, less so
+# where the sigmoid has nearly reached one.
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
 def test_single_precision_is_as_good_as_torchs(pair, scale):
-    x, g = scale * normal(256, 100, dtype=torch.float32), normal(256, 100, dtype=torch.float32, seed=1)
+    x, g = (
+        scale * normal(256, 100, dtype=torch.float32),
+        normal(256, 100, dtype=torch.float32, seed=1),
+    )
     exact = derivatives(pair[1], x.double(), g.double(), g.double())
     ours, theirs = (derivatives(function, x, g, g) for function in pair)
-    allowed = 2.5 if pair[0].func is tanh or pair[0].keywords == {"approximate": "tanh"} else 1.5
+    allowed = (
+        2.5 if pair[0].func is tanh or pair[0].keywords == {"approximate": "tanh"} else 1.5
+    )
     for place in range(2):  # value, gradient
         error, judge = (
-            (result[place].double() - exact[place]).square().mean().sqrt().item() for result in (ours, theirs)
+            (result[place].double() - exact[place]).square().mean().sqrt().item()
+            for result in (ours, theirs)
         )
         assert error <= allowed * judge
 
@@ -136,7 +159,12 @@ def test_the_kinks_have_torchs_slopes():
 
 def test_the_functions_at_zero():
     zero = torch.zeros(4, dtype=torch.float64)
-    for function, value, derivative in [(sigmoid, 0.5, 0.25), (tanh, 0, 1), (gelu, 0, 0.5), (relu, 0, 0)]:
+    for function, value, derivative in [
+        (sigmoid, 0.5, 0.25),
+        (tanh, 0, 1),
+        (gelu, 0, 0.5),
+        (relu, 0, 0),
+    ]:
         assert function(zero).tolist() == [value] * 4
         assert slope(function, zero).tolist() == [derivative] * 4
     assert softmax(zero, 0).tolist() == [0.25] * 4
@@ -162,23 +190,38 @@ def test_softmax_is_a_distribution_that_ignores_a_common_shift():
 
 def test_infinity_and_nan_come_out_as_they_should():
     x = torch.tensor([-INF, INF, NAN])
-    for function, expected in [(relu, [0, INF, NAN]), (leaky_relu, [-INF, INF, NAN]), (sigmoid, [0, 1, NAN])]:
+    for function, expected in [
+        (relu, [0, INF, NAN]),
+        (leaky_relu, [-INF, INF, NAN]),
+        (sigmoid, [0, 1, NAN]),
+    ]:
         torch.testing.assert_close(function(x), torch.tensor(expected), equal_nan=True)
     torch.testing.assert_close(tanh(x), torch.tensor([-1, 1, NAN]), equal_nan=True)
     for approximate in ("none", "tanh"):
-        torch.testing.assert_close(gelu(x[1:], approximate), torch.tensor([INF, NAN]), equal_nan=True)
+        torch.testing.assert_close(
+            gelu(x[1:], approximate), torch.tensor([INF, NAN]), equal_nan=True
+        )
     masked = torch.tensor([[-INF, 0.0, 0.0], [0.0, NAN, 0.0]])
-    torch.testing.assert_close(softmax(masked, 1), torch.tensor([[0, 0.5, 0.5], [NAN] * 3]), equal_nan=True)
     torch.testing.assert_close(
-        log_softmax(masked, 1), torch.tensor([[-INF, -math.log(2), -math.log(2)], [NAN] * 3]), equal_nan=True
+        softmax(masked, 1), torch.tensor([[0, 0.5, 0.5], [NAN] * 3]), equal_nan=True
+    )
+    torch.testing.assert_close(
+        log_softmax(masked, 1),
+        torch.tensor([[-INF, -math.log(2), -math.log(2)], [NAN] * 3]),
+        equal_nan=True,
     )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_large_inputs_give_finite_values_gradients_and_second_derivatives(pair, dtype):
-    x = torch.tensor([-1e4, -1000, -745, -104, -89, -88, -40, 0, 40, 88, 89, 104, 710, 1000, 1e4], dtype=dtype)
+    x = torch.tensor(
+        [-1e4, -1000, -745, -104, -89, -88, -40, 0, 40, 88, 89, 104, 710, 1000, 1e4],
+        dtype=dtype,
+    )
     ones = torch.ones_like(x)
-    for ours, theirs in zip(*(derivatives(function, x, ones, ones) for function in pair), strict=True):
+    for ours, theirs in zip(
+        *(derivatives(function, x, ones, ones) for function in pair), strict=True
+    ):
         assert ours.isfinite().all()
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
@@ -217,15 +260,22 @@ def test_sigmoid_is_precise_over_the_whole_range():
 
 
 def test_tanh_is_precise_over_the_whole_range():
-    size = torch.cat([torch.logspace(-100, -1, 100, dtype=torch.float64), torch.linspace(0.1, 30, 300).double()])
+    size = torch.cat(
+        [
+            torch.logspace(-100, -1, 100, dtype=torch.float64),
+            torch.linspace(0.1, 30, 300).double(),
+        ]
+    )
     x = torch.cat([size, -size])
-    assert max(ulps(tanh(x), exact_tanh, x, digits=140)) < 3  # 140, because exp(2e-100) − 1 loses the first hundred
+    # 140, because exp(2e-100) − 1 loses the first hundred
+    assert max(ulps(tanh(x), exact_tanh, x, digits=140)) < 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_tanh_of_a_tiny_number_is_that_number(dtype):
     x = torch.tensor(
-        [1e-20, -1e-20, torch.finfo(dtype).tiny, torch.finfo(dtype).smallest_normal / 2, -0.0], dtype=dtype
+        [1e-20, -1e-20, torch.finfo(dtype).tiny, torch.finfo(dtype).smallest_normal / 2, -0.0],
+        dtype=dtype,
     )
     assert torch.equal(tanh(x), x)
     assert torch.equal(tanh(x).signbit(), x.signbit())
@@ -239,21 +289,32 @@ def test_sigmoid_reaches_the_smallest_number_of_its_type(dtype):
 
 
 def test_gelu_keeps_its_left_tail():
-    def exact(x):  # erfc of the exact argument: that of the nearest double, and the slope times what is left
+    # erfc of the exact argument: that of the nearest double, and the slope times what is left
+    def exact(x):
         z = -Decimal(x) / Decimal(2).sqrt()
-        correction = 2 / math.sqrt(math.pi) * math.exp(-(float(z) ** 2)) * float(z - Decimal(float(z)))
+        correction = (
+            2 / math.sqrt(math.pi) * math.exp(-(float(z) ** 2)) * float(z - Decimal(float(z)))
+        )
         return x / 2 * (math.erfc(z) - correction)
 
     x = torch.linspace(-37, 8, 451, dtype=torch.float64)
-    relative = (gelu(x) / torch.tensor([exact(number) for number in x.tolist()], dtype=torch.float64) - 1).abs()
-    assert (relative <= 2 * torch.finfo(torch.float64).eps * (1 + x.square())).all()  # x² is the condition number
+    relative = (
+        gelu(x) / torch.tensor([exact(number) for number in x.tolist()], dtype=torch.float64)
+        - 1
+    ).abs()
+    # x² is the condition number
+    assert (relative <= 2 * torch.finfo(torch.float64).eps * (1 + x.square())).all()
     assert -5e-196 < gelu(torch.tensor(-30.0, dtype=torch.float64)) < -1e-196
-    assert F.gelu(torch.tensor(-30.0, dtype=torch.float64)) == 0  # what the difference 1 + erf makes of it
+    # what the difference 1 + erf makes of it
+    assert F.gelu(torch.tensor(-30.0, dtype=torch.float64)) == 0
 
 
 def test_approximate_gelu_keeps_its_left_tail_too():
     x = torch.linspace(-20, 0, 201, dtype=torch.float64)[:-1]
-    cdf = [exact_sigmoid(Decimal(math.sqrt(8 / math.pi) * (t + 0.044715 * t**3))) for t in x.tolist()]
+    cdf = [
+        exact_sigmoid(Decimal(math.sqrt(8 / math.pi) * (t + 0.044715 * t**3)))
+        for t in x.tolist()
+    ]
     expected = x * torch.tensor([float(p) for p in cdf], dtype=torch.float64)
     torch.testing.assert_close(gelu(x, "tanh"), expected, rtol=1e-12, atol=0)
 
@@ -263,14 +324,17 @@ def test_log_softmax_survives_a_gap_of_a_thousand():
     expected = torch.tensor([[0.0, -1000.0], [0.0, -1000.0], [-math.log(2)] * 2])
     torch.testing.assert_close(log_softmax(x, 1), expected, rtol=1e-7, atol=0)
     assert softmax(x, 1).tolist() == [[1, 0], [1, 0], [0.5, 0.5]]
-    loss_gradient = slope(lambda x: -log_softmax(x, 1)[:, 1], x)  # a confident mistake still has a full gradient
+    # a confident mistake still has a full gradient
+    loss_gradient = slope(lambda x: -log_softmax(x, 1)[:, 1], x)
     assert loss_gradient.tolist() == [[1, -1], [1, -1], [0.5, -0.5]]
 
 
 def test_only_the_output_is_kept_for_the_way_back():
     kept = []
     x = normal(4, 6).requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.data_ptr()) or t, lambda t: t
+    ):
         for function in (relu, leaky_relu, sigmoid, tanh, partial(softmax, dim=1)):
             kept.clear()
             y = function(x)
@@ -279,7 +343,9 @@ def test_only_the_output_is_kept_for_the_way_back():
 
 def test_a_readers_own_activation_can_be_hand_derived():
     def softplus(x):
-        return HandDerived.apply(x, lambda x: x.exp().log1p(), lambda g, y: g * (1 - (-y).exp()))
+        return HandDerived.apply(
+            x, lambda x: x.exp().log1p(), lambda g, y: g * (1 - (-y).exp())
+        )
 
     x = normal(5).requires_grad_()
     torch.testing.assert_close(softplus(x), F.softplus(x), rtol=1e-12, atol=0)
@@ -317,13 +383,18 @@ def test_modules_take_their_options_by_place(ours, theirs, options):
 
 @pytest.mark.usefixtures("plain_python")
 def test_integers_are_refused(pair):
-    with pytest.raises(TypeError, match=r"floating-point numbers, got torch\.int64: convert with input\.float\(\)"):
+    with pytest.raises(
+        TypeError,
+        match=r"floating-point numbers, got torch\.int64: convert with input\.float\(\)",
+    ):
         pair[0](torch.tensor([[1, 2], [3, 4]]))
 
 
 @pytest.mark.parametrize("function", [softmax, log_softmax, Softmax(), LogSoftmax()])
 def test_softmax_asks_for_the_dimension(function):
-    with pytest.raises(TypeError, match=r"need dim, along which .* \(batch, classes\) that is dim=1"):
+    with pytest.raises(
+        TypeError, match=r"need dim, along which .* \(batch, classes\) that is dim=1"
+    ):
         function(normal(2, 3))
 
 
@@ -335,10 +406,15 @@ def test_softmax_refuses_a_dimension_that_is_not_there(function):
 
 @pytest.mark.parametrize("negative_slope", [-0.1, 1.5, NAN])
 def test_leaky_relu_refuses_a_slope_outside_zero_and_one(negative_slope):
-    with pytest.raises(ValueError, match=rf"between 0 \(a ReLU\) and 1 \(a straight line\), got {negative_slope}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"between 0 \(a ReLU\) and 1 \(a straight line\), got {negative_slope}",
+    ):
         leaky_relu(normal(3), negative_slope)
 
 
 def test_gelu_refuses_an_unknown_approximation():
-    with pytest.raises(ValueError, match=r"'none' \(exact, by erfc\) or 'tanh' \(as in GPT-2\), got 'erf'"):
+    with pytest.raises(
+        ValueError, match=r"'none' \(exact, by erfc\) or 'tanh' \(as in GPT-2\), got 'erf'"
+    ):
         gelu(normal(3), "erf")

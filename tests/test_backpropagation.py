@@ -28,7 +28,9 @@ from companion.backpropagation import (
 
 
 def random(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,14 @@ for _ in range(100_000):
 y.backward(retain_graph=True)
 del y
 seconds = time.perf_counter() - start
-print(json.dumps({"gradient": x.grad.item(), "seconds": seconds, "matplotlib": "matplotlib" in sys.modules}))
+drawn = "matplotlib" in sys.modules
+print(json.dumps({"gradient": x.grad.item(), "seconds": seconds, "matplotlib": drawn}))
 """
-    return json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    return json.loads(
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout
+    )
 
 
 def parameter(data):
@@ -79,7 +86,7 @@ def assert_agrees_with_torch(function, *inputs, rtol=1e-12, atol=1e-12):
         assert (gradient.dtype, gradient.shape) == (x.dtype, x.shape)
 
 
-# Operations ----------------------------------------------------------------------------------------------------------
+# Operations -----------------------------------------------------------------------------------
 
 ENTRYWISE = {
     "add a number": lambda x: 2 + x + 1.5,
@@ -108,9 +115,13 @@ def test_entrywise_operations_agree_with_torch(name, shape):
     assert_agrees_with_torch(ENTRYWISE[name], random(*shape))
 
 
-@pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid", "relu", "square", "power zero", "power one"])
+@pytest.mark.parametrize(
+    "name", ["exp", "tanh", "sigmoid", "relu", "square", "power zero", "power one"]
+)
 def test_entrywise_operations_agree_with_torch_at_extreme_values(name):
-    extremes = torch.tensor([0.0, -0.0, 1e-300, -1e-300, 40.0, -40.0, 800.0, -800.0, 1e200, -1e200]).double()
+    extremes = torch.tensor(
+        [0.0, -0.0, 1e-300, -1e-300, 40.0, -40.0, 800.0, -800.0, 1e200, -1e200]
+    ).double()
     assert_agrees_with_torch(ENTRYWISE[name], extremes)
 
 
@@ -123,7 +134,10 @@ ARITHMETIC = {
 
 
 @pytest.mark.parametrize("name", ARITHMETIC)
-@given(shapes=mutually_broadcastable_shapes(num_shapes=2, max_dims=4, max_side=3), seed=st.integers(0, 2**16))
+@given(
+    shapes=mutually_broadcastable_shapes(num_shapes=2, max_dims=4, max_side=3),
+    seed=st.integers(0, 2**16),
+)
 @settings(max_examples=40, deadline=None)
 def test_arithmetic_broadcasts_as_torch_does(name, shapes, seed):
     a, b = (random(*shape, seed=seed + n) for n, shape in enumerate(shapes.input_shapes))
@@ -167,7 +181,9 @@ def test_matmul_agrees_with_torch(a, b):
 @pytest.mark.parametrize("scalar", [2.0, torch.tensor(2.0)])
 def test_matmul_refuses_a_scalar_in_the_words_of_torch(scalar):
     for multiply in [lambda x: x @ scalar, lambda x: scalar @ x]:
-        with pytest.raises(RuntimeError, match="both arguments to matmul need to be at least 1D"):
+        with pytest.raises(
+            RuntimeError, match="both arguments to matmul need to be at least 1D"
+        ):
             multiply(parameter(torch.ones(3, 3)))
 
 
@@ -182,7 +198,8 @@ DIMS = [None, 0, 1, -1, (0, 2), (-1, 0), (0, 1, 2), ()]
 @pytest.mark.parametrize("name", ["sum", "mean", "amax", "logsumexp"])
 def test_reductions_agree_with_torch(name, dim, keepdim):
     def reduce(x):
-        if dim is None and name in ["amax", "logsumexp"]:  # torch calls it () there, or wants every dimension named
+        # torch calls it () there, or wants every dimension named
+        if dim is None and name in ["amax", "logsumexp"]:
             return getattr(x, name)((0, 1, 2), keepdim)
         return getattr(x, name)(dim, keepdim=keepdim)
 
@@ -206,7 +223,12 @@ def test_max_over_a_dimension_gives_values_and_indices_as_torch_does(dim, keepdi
 
 def test_ties_share_evenly_in_amax_and_go_to_one_in_max_over_a_dimension():
     x = torch.tensor([2.0, 5.0, 5.0, 5.0, 1.0]).double()
-    for reduce in [lambda x: x.amax(), lambda x: x.amax(0), lambda x: x.max(), lambda x: x.max(0)[0]]:
+    for reduce in [
+        lambda x: x.amax(),
+        lambda x: x.amax(0),
+        lambda x: x.max(),
+        lambda x: x.max(0)[0],
+    ]:
         assert_agrees_with_torch(reduce, x)
     shared, single = parameter(x), parameter(x)
     shared.amax(0).backward()
@@ -222,7 +244,9 @@ def test_the_mean_of_nothing_is_not_a_number_but_its_gradient_is_empty():
 
 def test_logsumexp_survives_large_and_infinite_entries():
     inf = torch.inf
-    x = torch.tensor([[1e4, 1e4 - 1], [-1e4, -1e4], [-inf, 3.0], [-inf, -inf], [1e308, -1e308]]).double()
+    x = torch.tensor(
+        [[1e4, 1e4 - 1], [-1e4, -1e4], [-inf, 3.0], [-inf, -inf], [1e308, -1e308]]
+    ).double()
     assert_agrees_with_torch(lambda x: x.logsumexp(1), x)
     assert Variable(torch.tensor([inf, 0.0])).logsumexp(0).item() == inf
 
@@ -313,7 +337,7 @@ def test_evaluation_needs_no_parameters():
     torch.testing.assert_close(cross_entropy(Variable(z), target).data, expected)
 
 
-# Types and devices ---------------------------------------------------------------------------------------------------
+# Types and devices ----------------------------------------------------------------------------
 
 
 def network(x, y, W1, b1, W2, b2):
@@ -331,14 +355,21 @@ def network(x, y, W1, b1, W2, b2):
 
 def test_float32_is_as_exact_as_torch():
     y = torch.randint(10, (32,), generator=torch.Generator().manual_seed(3))
-    exact = [random(*shape, seed=n) for n, shape in enumerate([(32, 50), (50, 40), (40,), (40, 10), (10,)])]
+    exact = [
+        random(*shape, seed=n)
+        for n, shape in enumerate([(32, 50), (50, 40), (40,), (40, 10), (10,)])
+    ]
     rough = [x.float() for x in exact]
 
     def errors(run):
         value, gradients = run(lambda x, *rest: network(x, y, *rest), *rough)
-        true_value, true = on_torch(lambda x, *rest: network(x, y, *rest), *(x.double() for x in rough))
+        true_value, true = on_torch(
+            lambda x, *rest: network(x, y, *rest), *(x.double() for x in rough)
+        )
         results, truths = [value, *gradients], [true_value, *true]
-        return [((r - t).norm() / t.norm()).item() for r, t in zip(results, truths, strict=True)]
+        return [
+            ((r - t).norm() / t.norm()).item() for r, t in zip(results, truths, strict=True)
+        ]
 
     for ours, theirs in zip(errors(on_tape), errors(on_torch), strict=True):
         assert ours < 3 * theirs + 1e-7
@@ -361,7 +392,8 @@ def test_mixed_types_promote_as_in_torch_and_each_gradient_has_its_own():
     judge, judges = on_torch(product_of_both, a, b)
     assert value.dtype == judge.dtype == torch.float64
     for gradient, expected in zip(gradients, judges, strict=True):
-        torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=0)  # assert_close compares types, too
+        # assert_close compares types, too
+        torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=0)
 
 
 def test_everything_stays_on_the_device():
@@ -375,20 +407,29 @@ def test_everything_stays_on_the_device():
     assert [w.grad.device.type for w in weights] == ["meta"] * 4
 
 
-# By hand -------------------------------------------------------------------------------------------------------------
+# By hand --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def two_layers():
     y = torch.randint(5, (16,), generator=torch.Generator().manual_seed(3))
-    return random(16, 7), y, [random(*s, seed=n) for n, s in enumerate([(7, 9), (9,), (9, 5), (5,)], start=1)]
+    return (
+        random(16, 7),
+        y,
+        [random(*s, seed=n) for n, s in enumerate([(7, 9), (9,), (9, 5), (5,)], start=1)],
+    )
 
 
 def test_the_two_layer_gradients_by_hand_agree_with_torch_and_with_the_tape(two_layers):
     x, y, weights = two_layers
     loss, gradients = two_layer_gradients(x, y, *weights)
-    for run, entropy in [(on_torch, torch.nn.functional.cross_entropy), (on_tape, cross_entropy)]:
-        copies = [w.clone().requires_grad_() if run is on_torch else parameter(w) for w in weights]
+    for run, entropy in [
+        (on_torch, torch.nn.functional.cross_entropy),
+        (on_tape, cross_entropy),
+    ]:
+        copies = [
+            w.clone().requires_grad_() if run is on_torch else parameter(w) for w in weights
+        ]
         W1, b1, W2, b2 = copies
         judge = entropy((x @ W1 + b1).relu() @ W2 + b2, y)
         judge.backward()
@@ -403,7 +444,7 @@ def test_the_two_layer_gradients_survive_extreme_logits(two_layers):
     assert all(torch.isfinite(result).all() for result in [loss, *gradients])
 
 
-# The backward pass ---------------------------------------------------------------------------------------------------
+# The backward pass ----------------------------------------------------------------------------
 
 
 def test_a_value_used_twice_collects_both_gradients():
@@ -438,7 +479,8 @@ def test_branches_of_very_different_length_join_in_the_right_order():
 
 def test_a_chain_of_100_000_operations_takes_seconds_and_no_recursion(bare_run):
     assert bare_run["gradient"] == 1
-    assert bare_run["seconds"] < 60  # about 3 on an idle machine, and freeing an unused chain is part of it
+    # about 3 on an idle machine, and freeing an unused chain is part of it
+    assert bare_run["seconds"] < 60
 
 
 def test_gradients_add_up_over_calls_until_they_are_cleared():
@@ -465,7 +507,8 @@ def test_each_gradient_has_its_own_memory():
     (a + b.reshape(3, 2).reshape(2, 3)).sum().backward()
     a.grad.mul_(10)
     assert torch.equal(b.grad, torch.ones(2, 3))
-    (a + b).sum().backward()  # a gradient that is an expanded view of one number could not be added to
+    # a gradient that is an expanded view of one number could not be added to
+    (a + b).sum().backward()
     assert torch.equal(b.grad, 2 * torch.ones(2, 3))
 
 
@@ -499,7 +542,12 @@ def test_constants_get_no_gradient_and_cost_none():
 
     x, constant = parameter(torch.ones(3)), Variable(torch.ones(3))
     record(
-        "first", x.data, (x, lambda g: g), (constant, refuse), (2.0, refuse), (torch.ones(3), refuse)
+        "first",
+        x.data,
+        (x, lambda g: g),
+        (constant, refuse),
+        (2.0, refuse),
+        (torch.ones(3), refuse),
     ).sum().backward()
     assert constant.grad is None
     assert x.grad.tolist() == [1, 1, 1]
@@ -551,7 +599,11 @@ def test_each_intermediate_is_freed_as_soon_as_it_has_been_used():
     watched = []
 
     def looking(v):
-        return record("look", v.data * 1, (v, lambda g: alive.append(sum(w() is not None for w in watched)) or g))
+        return record(
+            "look",
+            v.data * 1,
+            (v, lambda g: alive.append(sum(w() is not None for w in watched)) or g),
+        )
 
     for _ in range(5):
         y = looking(y)
@@ -586,7 +638,10 @@ def test_a_second_backward_says_what_to_do():
     x = parameter(2.0)
     y = (x * x).exp()
     y.backward()
-    with pytest.raises(RuntimeError, match=r"backward through the graph a second time.*'exp'.*retain_graph=True"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"backward through the graph a second time.*'exp'.*retain_graph=True",
+    ):
         y.backward()
 
 
@@ -602,7 +657,8 @@ def test_a_graph_freed_in_part_is_refused_before_any_gradient_changes():
 
 def test_an_output_of_several_entries_needs_a_gradient():
     with pytest.raises(
-        RuntimeError, match=r"implicitly created only for scalar outputs, got shape \(2, 3\): reduce it"
+        RuntimeError,
+        match=r"implicitly created only for scalar outputs, got shape \(2, 3\): reduce it",
     ):
         (parameter(torch.ones(2, 3)) * 2).backward()
 
@@ -623,17 +679,23 @@ def test_backward_without_a_parameter_says_how_to_make_one():
         (Variable(2.0) * 3).backward()
 
 
-# The parts -----------------------------------------------------------------------------------------------------------
+# The parts ------------------------------------------------------------------------------------
 
 
-@given(shapes=mutually_broadcastable_shapes(num_shapes=1, max_dims=4, max_side=3, base_shape=(2, 3)))
+@given(
+    shapes=mutually_broadcastable_shapes(
+        num_shapes=1, max_dims=4, max_side=3, base_shape=(2, 3)
+    )
+)
 @settings(max_examples=60, deadline=None)
 def test_summing_to_a_shape_is_the_adjoint_of_broadcasting_from_it(shapes):
     (shape,), full = shapes.input_shapes, shapes.result_shape
     x, g = random(*shape), random(*full, seed=2)
     reduced = sum_to_shape(g, torch.Size(shape))
     assert reduced.shape == shape
-    torch.testing.assert_close((x.broadcast_to(full) * g).sum(), (x * reduced).sum(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        (x.broadcast_to(full) * g).sum(), (x * reduced).sum(), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_the_topological_order_puts_inputs_before_results_and_each_once():
@@ -653,7 +715,7 @@ def test_a_reader_can_add_an_operation():
     assert gradient_check(sin, Variable(random(3)))
 
 
-# Variables -----------------------------------------------------------------------------------------------------------
+# Variables ------------------------------------------------------------------------------------
 
 
 def test_the_example_of_the_docstring():
@@ -670,7 +732,12 @@ def test_a_variable_shows_what_it_holds():
 
 def test_a_variable_has_the_shape_type_device_and_item_of_its_data():
     x = Variable(torch.full((1, 1), 0.5, dtype=torch.float64))
-    assert (x.shape, x.dtype, x.device, x.item()) == ((1, 1), torch.float64, torch.device("cpu"), 0.5)
+    assert (x.shape, x.dtype, x.device, x.item()) == (
+        (1, 1),
+        torch.float64,
+        torch.device("cpu"),
+        0.5,
+    )
 
 
 def test_updating_data_in_place_keeps_the_parameter():
@@ -681,7 +748,9 @@ def test_updating_data_in_place_keeps_the_parameter():
 
 
 def test_only_floating_point_has_gradients():
-    with pytest.raises(TypeError, match=r"only floating point has gradients, got torch.int64: .*x\.float\(\)"):
+    with pytest.raises(
+        TypeError, match=r"only floating point has gradients, got torch.int64: .*x\.float\(\)"
+    ):
         parameter(torch.arange(3))
 
 
@@ -696,9 +765,13 @@ def test_data_on_the_tape_of_torch_are_refused():
 @pytest.mark.parametrize("operand", [None, "2", [1.0, 2.0], np.ones(2)])
 def test_operands_of_other_types_are_refused(operand):
     for operation in ARITHMETIC.values():
-        with pytest.raises(TypeError, match=rf"got {type(operand).__name__}: use torch.as_tensor"):
+        with pytest.raises(
+            TypeError, match=rf"got {type(operand).__name__}: use torch.as_tensor"
+        ):
             operation(parameter(torch.ones(2)), operand)
-        with pytest.raises(TypeError, match=rf"got {type(operand).__name__}: use torch.as_tensor"):
+        with pytest.raises(
+            TypeError, match=rf"got {type(operand).__name__}: use torch.as_tensor"
+        ):
             operation(operand, parameter(torch.ones(2)))
 
 
@@ -707,12 +780,17 @@ def test_a_numpy_number_is_a_number():
 
 
 def test_the_exponent_must_be_a_number():
-    with pytest.raises(TypeError, match=r"exponent must be a number, got Tensor: write \(n \* x.log\(\)\).exp\(\)"):
+    with pytest.raises(
+        TypeError,
+        match=r"exponent must be a number, got Tensor: write \(n \* x.log\(\)\).exp\(\)",
+    ):
         parameter(torch.ones(2)) ** torch.ones(2)
 
 
 def test_only_a_matrix_has_a_transpose_without_dimensions():
-    with pytest.raises(ValueError, match=r"\.T is for matrices, got shape \(2, 3, 4\): use x.transpose"):
+    with pytest.raises(
+        ValueError, match=r"\.T is for matrices, got shape \(2, 3, 4\): use x.transpose"
+    ):
         parameter(torch.ones(2, 3, 4)).T  # noqa: B018
 
 
@@ -720,7 +798,9 @@ def test_cross_entropy_says_what_it_wants():
     z, y = parameter(torch.zeros(4, 3)), torch.zeros(4, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"one target for each .* got \(4, 3\) and \(3,\)"):
         cross_entropy(z, y[:3])
-    with pytest.raises(ValueError, match=r"logits of shape \(batch, classes\) .* got \(12,\) and \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"logits of shape \(batch, classes\) .* got \(12,\) and \(4,\)"
+    ):
         cross_entropy(z.reshape(12), y)
     with pytest.raises(ValueError, match=r"at least one example, got \(0, 3\) and \(0,\)"):
         cross_entropy(z[:0], y[:0])
@@ -732,13 +812,23 @@ def test_cross_entropy_says_what_it_wants():
         cross_entropy(z, y.int())
 
 
-# Checking gradients --------------------------------------------------------------------------------------------------
+# Checking gradients ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [Variable, torch.Tensor.clone])
 def test_the_check_passes_right_gradients_of_either_kind(kind):
-    inputs = [kind(x) for x in (random(5, 3), random(3, 4, seed=2), random(4, seed=3), 1e4 * random(2, seed=4))]
-    assert gradient_check(lambda x, W, b, c: (x @ W + b).tanh() * c.sum() + b.exp().sum() / 3, *inputs)
+    inputs = [
+        kind(x)
+        for x in (
+            random(5, 3),
+            random(3, 4, seed=2),
+            random(4, seed=3),
+            1e4 * random(2, seed=4),
+        )
+    ]
+    assert gradient_check(
+        lambda x, W, b, c: (x @ W + b).tanh() * c.sum() + b.exp().sum() / 3, *inputs
+    )
     assert gradient_check(lambda x, W, b, c: x.sum() * 2, *inputs)  # the others do not matter
     assert gradient_check(lambda x, W, b, c: x, *inputs)  # the output is the input itself
     assert gradient_check(lambda x: x * x, kind(random()))
@@ -762,11 +852,15 @@ def test_the_check_shows_the_worst_entry():
 
     x = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).double()
     words = (
-        r"2 of 7 entries disagree, the worst in input 1 at index \(1, 2\):\s+backpropagation +12\.5\s+"
-        r"central differences +(12\.0000|11\.9999|12\s)[\s\S]*difference +0\.5, allowed 1\.2\d*e-05[\s\S]*kink"
+        r"2 of 7 entries disagree, the worst in input 1 at index \(1, 2\):\s+backpropagation "
+        r"+12\.5\s+"
+        r"central differences +(12\.0000|11\.9999|12\s)[\s\S]*difference +0\.5, allowed "
+        r"1\.2\d*e-05[\s\S]*kink"
     )
     with pytest.raises(AssertionError, match=words):
-        gradient_check(lambda a, x: Wrong.apply(x).sum() + a, torch.zeros((), dtype=torch.float64), x)
+        gradient_check(
+            lambda a, x: Wrong.apply(x).sum() + a, torch.zeros((), dtype=torch.float64), x
+        )
 
 
 def test_the_check_finds_a_wrong_pullback():
@@ -774,24 +868,34 @@ def test_the_check_finds_a_wrong_pullback():
         y = x.data.tanh()
         return record("tanh", y, (x, lambda g: g * (1 - y)))
 
-    with pytest.raises(AssertionError, match=r"5 of 5 entries disagree, the worst in input 0 at index \(\d,\)"):
+    with pytest.raises(
+        AssertionError, match=r"5 of 5 entries disagree, the worst in input 0 at index \(\d,\)"
+    ):
         gradient_check(wrong_tanh, Variable(random(5)))
 
 
 def nan_in_one(x, y):
-    return record("sum", x.data.sum() + y.data, (x, lambda g: g.expand(2)), (y, lambda g: g * torch.nan))
+    return record(
+        "sum", x.data.sum() + y.data, (x, lambda g: g.expand(2)), (y, lambda g: g * torch.nan)
+    )
 
 
 def test_the_check_finds_a_missing_gradient_and_one_that_is_not_a_number():
-    with pytest.raises(AssertionError, match=r"1 of 1 entries disagree, the worst in input 0 at index \(\)"):
+    with pytest.raises(
+        AssertionError, match=r"1 of 1 entries disagree, the worst in input 0 at index \(\)"
+    ):
         gradient_check(lambda x: x.detach() * 2 + 0 * x, torch.tensor(1.0, dtype=torch.float64))
-    with pytest.raises(AssertionError, match=r"1 of 3 entries disagree, the worst in input 1 at index \(\):\s.* nan"):
+    with pytest.raises(
+        AssertionError,
+        match=r"1 of 3 entries disagree, the worst in input 1 at index \(\):\s.* nan",
+    ):
         gradient_check(nan_in_one, Variable(random(2)), Variable(random()))
 
 
 def test_the_check_obeys_its_tolerances_and_step():
     x = torch.tensor(1.0, dtype=torch.float64)
-    with pytest.raises(AssertionError, match=r"difference +0\.01"):  # (1.1³ - 0.9³) / 0.2 is 3.01
+    # (1.1³ - 0.9³) / 0.2 is 3.01
+    with pytest.raises(AssertionError, match=r"difference +0\.01"):
         gradient_check(lambda x: x**3, x, step=0.1)
     assert gradient_check(lambda x: x**3, x, step=0.1, atol=0.011)
     assert gradient_check(lambda x: x**3, x, step=0.1, rtol=0.004)
@@ -800,9 +904,15 @@ def test_the_check_obeys_its_tolerances_and_step():
 
 
 def test_the_default_step_leaves_ten_digits():
-    assert gradient_check(lambda x: x.exp(), torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64), rtol=2e-10, atol=0.0)
+    assert gradient_check(
+        lambda x: x.exp(),
+        torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64),
+        rtol=2e-10,
+        atol=0.0,
+    )
     large = torch.tensor([1e3, 1e6, 1e9], dtype=torch.float64)
-    assert gradient_check(lambda x: x**3, large, rtol=2e-10, atol=0.0)  # an entry's step grows with it
+    # an entry's step grows with it
+    assert gradient_check(lambda x: x**3, large, rtol=2e-10, atol=0.0)
 
 
 def test_the_check_leaves_its_inputs_alone():
@@ -818,18 +928,22 @@ def test_the_check_leaves_its_inputs_alone():
 
 
 def test_the_check_wants_float64():
-    with pytest.raises(TypeError, match=r"float64's digits, input 1 is torch.float32: use .double\(\)"):
+    with pytest.raises(
+        TypeError, match=r"float64's digits, input 1 is torch.float32: use .double\(\)"
+    ):
         gradient_check(lambda x, y: x * y, random(3), random(3).float())
     with pytest.raises(TypeError, match=r"input 0 is torch.int64"):
         gradient_check(lambda x: x, torch.arange(3))
 
 
 def test_the_check_notices_chance():
-    with pytest.raises(ValueError, match="two outputs for the same inputs: draw its random numbers beforehand"):
+    with pytest.raises(
+        ValueError, match="two outputs for the same inputs: draw its random numbers beforehand"
+    ):
         gradient_check(lambda x: x * torch.rand(()), random(3))
 
 
-# Pictures ------------------------------------------------------------------------------------------------------------
+# Pictures -------------------------------------------------------------------------------------
 
 
 def boxes_of(ax):
@@ -847,20 +961,41 @@ def line_of(arrow):
 
 def unrolled(steps):
     """A recurrent network: two parameters used in every step."""
-    W, U, h = parameter(random(3, 3)), parameter(random(2, 3, seed=2)), torch.zeros(1, 3).double()
+    W, U, h = (
+        parameter(random(3, 3)),
+        parameter(random(2, 3, seed=2)),
+        torch.zeros(1, 3).double(),
+    )
     for t in range(steps):
         h = (random(1, 2, seed=t) @ U + h @ W).tanh()
     return (h * h).sum() / 2
 
 
 def test_the_picture_shows_each_value_and_gradient_once(figure):
-    x, W, b = random(4, 3), parameter(random(3, 2)), parameter(torch.tensor([0.5, -0.25]).double())
+    x, W, b = (
+        random(4, 3),
+        parameter(random(3, 2)),
+        parameter(torch.tensor([0.5, -0.25]).double()),
+    )
     h = x @ W
     loss = ((h + b) ** 2).mean() * 3
     loss.backward(retain_graph=True)
     ax = draw_graph(loss, {"x": x, "W": W, "b": b, "h": h})
     texts = [text.get_text() for text in ax.texts]
-    for expected in ["x", "W", "b", "h = @", "+", "** 2", "mean", "*", "3", "(4, 3)", "(3, 2)", "0.5, −0.25"]:
+    for expected in [
+        "x",
+        "W",
+        "b",
+        "h = @",
+        "+",
+        "** 2",
+        "mean",
+        "*",
+        "3",
+        "(4, 3)",
+        "(3, 2)",
+        "0.5, −0.25",
+    ]:
         assert texts.count(expected) == 1
     assert f"{loss.item():.3g}" in texts
     assert f"grad norm {W.grad.norm():.2g}" in texts
@@ -871,7 +1006,14 @@ def test_the_picture_shows_each_value_and_gradient_once(figure):
 
 def test_the_picture_without_a_backward_pass_shows_values_alone(figure):
     ax = draw_graph(parameter(2.0) * Variable(3.0))
-    assert sorted(text.get_text() for text in ax.texts) == ["*", "2", "3", "6", "constant", "parameter"]
+    assert sorted(text.get_text() for text in ax.texts) == [
+        "*",
+        "2",
+        "3",
+        "6",
+        "constant",
+        "parameter",
+    ]
 
 
 def test_a_single_value_is_a_picture_too(figure):
@@ -891,7 +1033,10 @@ def test_no_box_covers_another_and_every_arrow_points_down(figure, steps):
     ax = draw_graph(unrolled(steps))
     corners = [(box.get_x(), box.get_y()) for box in boxes_of(ax)]
     for n, (x, y) in enumerate(corners):
-        assert all(abs(x - other_x) > 0.95 or abs(y - other_y) > 0.75 for other_x, other_y in corners[:n])
+        assert all(
+            abs(x - other_x) > 0.95 or abs(y - other_y) > 0.75
+            for other_x, other_y in corners[:n]
+        )
         assert ax.get_xlim()[0] <= x <= ax.get_xlim()[1] - 0.95
         assert ax.get_ylim()[0] <= y <= ax.get_ylim()[1] - 0.7
     for arrow in arrows_of(ax):
@@ -910,7 +1055,10 @@ def test_no_arrow_passes_behind_a_box(figure, steps):
 
 def test_parameters_constants_and_results_differ_without_colour(figure):
     y = parameter(2.0) * Variable(3.0) + 1
-    styles = {(box.get_linestyle(), box.get_linewidth(), box.get_facecolor()) for box in boxes_of(draw_graph(y))}
+    styles = {
+        (box.get_linestyle(), box.get_linewidth(), box.get_facecolor())
+        for box in boxes_of(draw_graph(y))
+    }
     assert len(styles) == 4  # parameter, constant, result, output
     assert all(len(set(color[:3])) == 1 for _, _, color in styles)
 
@@ -918,7 +1066,9 @@ def test_parameters_constants_and_results_differ_without_colour(figure):
 def test_a_freed_graph_cannot_be_drawn():
     y = parameter(2.0) * 3
     y.backward()
-    with pytest.raises(RuntimeError, match=r"or to draw it: an earlier pass has freed '\*'.*retain_graph=True"):
+    with pytest.raises(
+        RuntimeError, match=r"or to draw it: an earlier pass has freed '\*'.*retain_graph=True"
+    ):
         draw_graph(y)
 
 
@@ -926,12 +1076,15 @@ def test_matplotlib_is_loaded_only_to_draw(bare_run):
     assert not bare_run["matplotlib"]
 
 
-# Training ------------------------------------------------------------------------------------------------------------
+# Training -------------------------------------------------------------------------------------
 
 
 def test_fifty_steps_of_training_agree_with_torch_sgd(two_layers):
     x, y, weights = two_layers
-    ours, theirs = [parameter(w.clone()) for w in weights], [w.clone().requires_grad_() for w in weights]
+    ours, theirs = (
+        [parameter(w.clone()) for w in weights],
+        [w.clone().requires_grad_() for w in weights],
+    )
     optimizer = torch.optim.SGD(theirs, lr=0.1)
     for _ in range(50):
         W1, b1, W2, b2 = ours
@@ -956,16 +1109,23 @@ def test_everything_public_is_listed():
 
 
 def test_pullbacks_that_return_shifted_views_do_not_share_memory():
-    a, b = Variable(torch.ones(3), requires_grad=True), Variable(torch.ones(3), requires_grad=True)
+    a, b = (
+        Variable(torch.ones(3), requires_grad=True),
+        Variable(torch.ones(3), requires_grad=True),
+    )
     for _ in range(2):
         joined = torch.cat([torch.zeros(1), a.data + b.data])
         record("pad", joined, (a, lambda g: g[1:]), (b, lambda g: g[1:])).sum().backward()
     assert a.grad.tolist() == b.grad.tolist() == [2.0, 2.0, 2.0]
     x = Variable(torch.ones(3), requires_grad=True)
-    record("both ends", x.data.repeat(2)[:4], (x, lambda g: g[1:]), (x, lambda g: g[:-1])).sum().backward()
+    record(
+        "both ends", x.data.repeat(2)[:4], (x, lambda g: g[1:]), (x, lambda g: g[:-1])
+    ).sum().backward()
     assert x.grad.tolist() == [2.0, 2.0, 2.0]
 
 
 def test_a_gradient_that_is_no_tensor_is_refused(plain_python):
-    with pytest.raises(TypeError, match=r"gradient must be a tensor in the output's shape \(3,\), got 1.0"):
+    with pytest.raises(
+        TypeError, match=r"gradient must be a tensor in the output's shape \(3,\), got 1.0"
+    ):
         Variable(torch.ones(3), requires_grad=True).backward(1.0)

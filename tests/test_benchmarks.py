@@ -15,7 +15,13 @@ def test_both_sides_of_every_row_compute_the_same(module):
     for row in rows:
         assert row.aim is None or row.aim > 0
         if module != "imports":  # nothing is computed there
-            assert_close(row.ours(), row.theirs(), rtol=1e-4, atol=1e-5, msg=lambda m, row=row: f"{row.name}: {m}")
+            assert_close(
+                row.ours(),
+                row.theirs(),
+                rtol=1e-4,
+                atol=1e-5,
+                msg=lambda m, row=row: f"{row.name}: {m}",
+            )
 
 
 def test_measure_alternates_and_tells_the_slower_from_the_faster():
@@ -25,11 +31,16 @@ def test_measure_alternates_and_tells_the_slower_from_the_faster():
         turns.append(name)
         return sum(range(size))
 
-    result = measure(Row("row", lambda: work("ours", 1_000_000), lambda: work("theirs", 50_000), aim=1.0), rounds=3)
+    result = measure(
+        Row("row", lambda: work("ours", 1_000_000), lambda: work("theirs", 50_000), aim=1.0),
+        rounds=3,
+    )
     assert result.ratio > 3
     assert result.ours > 3 * result.theirs
     warm_up, rounds = ["ours", "theirs"], ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
-    assert [name for name, _ in groupby(turns)] == [name for name, _ in groupby(warm_up + rounds)]
+    assert [name for name, _ in groupby(turns)] == [
+        name for name, _ in groupby(warm_up + rounds)
+    ]
 
 
 def test_the_table_marks_a_missed_aim(monkeypatch, capsys):
@@ -47,7 +58,11 @@ def test_the_table_marks_a_missed_aim(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [(["layer"], "there are no rows for layer: choose from"), (["--rounds", "0"], "at least 1")]
+    ("arguments", "words"),
+    [
+        (["layer"], "there are no rows for layer: choose from"),
+        (["--rounds", "0"], "at least 1"),
+    ],
 )
 def test_an_argument_that_means_nothing_is_refused(arguments, words, capsys):
     with pytest.raises(SystemExit):

@@ -31,14 +31,18 @@ INF, NAN = math.inf, math.nan
 
 
 def normal(*shape, dtype=torch.float64, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def value_and_gradients(function, *inputs):
     """The output, and the gradient of each input for a random gradient of the output."""
     inputs = [None if x is None else x.detach().requires_grad_() for x in inputs]
     y = function(*inputs)
-    return y.detach(), *torch.autograd.grad(y, [x for x in inputs if x is not None], normal(*y.shape, seed=9).to(y))
+    return y.detach(), *torch.autograd.grad(
+        y, [x for x in inputs if x is not None], normal(*y.shape, seed=9).to(y)
+    )
 
 
 def assert_same(ours, theirs, *inputs, tolerance=1e-10):
@@ -62,11 +66,18 @@ def convolutions(draw):
     if padding == "same":
         stride = 1
     d = (dilation, dilation) if isinstance(dilation, int) else dilation
-    sides = [step * (k - 1) + draw(st.integers(1, 8)) for k, step in zip(kernel, d, strict=True)]
+    sides = [
+        step * (k - 1) + draw(st.integers(1, 8)) for k, step in zip(kernel, d, strict=True)
+    ]
     x = normal(draw(st.integers(0, 3)), groups * draw(st.integers(1, 3)), *sides)
     weight = normal(groups * draw(st.integers(1, 3)), x.shape[1] // groups, *kernel, seed=1)
     bias = normal(len(weight), seed=2) if draw(st.booleans()) else None
-    return (x, weight, bias), {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return (x, weight, bias), {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+    }
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -94,14 +105,27 @@ VIEWS = {
     ("ours", "theirs"),
     [
         (partial(conv2d, padding=1, stride=2), partial(F.conv2d, padding=1, stride=2)),
-        (partial(max_pool2d, kernel_size=3, padding=1), partial(F.max_pool2d, kernel_size=3, padding=1)),
-        (partial(avg_pool2d, kernel_size=3, padding=1), partial(F.avg_pool2d, kernel_size=3, padding=1)),
-        (partial(adaptive_avg_pool2d, output_size=2), partial(F.adaptive_avg_pool2d, output_size=2)),
+        (
+            partial(max_pool2d, kernel_size=3, padding=1),
+            partial(F.max_pool2d, kernel_size=3, padding=1),
+        ),
+        (
+            partial(avg_pool2d, kernel_size=3, padding=1),
+            partial(F.avg_pool2d, kernel_size=3, padding=1),
+        ),
+        (
+            partial(adaptive_avg_pool2d, output_size=2),
+            partial(F.adaptive_avg_pool2d, output_size=2),
+        ),
     ],
     ids=["conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"],
 )
 def test_any_view_of_the_images_will_do(ours, theirs, view):
-    inputs = (normal(4, 3, 9, 9),) if ours.func is not conv2d else (normal(4, 3, 9, 9), normal(5, 3, 3, 3, seed=1))
+    inputs = (
+        (normal(4, 3, 9, 9),)
+        if ours.func is not conv2d
+        else (normal(4, 3, 9, 9), normal(5, 3, 3, 3, seed=1))
+    )
 
     def of_view(function):
         return lambda x, *rest: function(view(x), *rest)
@@ -109,7 +133,9 @@ def test_any_view_of_the_images_will_do(ours, theirs, view):
     assert_same(of_view(ours), of_view(theirs), *inputs)
 
 
-@pytest.mark.parametrize("view", [lambda w: w.transpose(2, 3), lambda w: w[::2], lambda w: w.flip(3)])
+@pytest.mark.parametrize(
+    "view", [lambda w: w.transpose(2, 3), lambda w: w[::2], lambda w: w.flip(3)]
+)
 def test_any_view_of_the_weights_and_gradients_will_do(view):
     x, weight = normal(2, 3, 8, 8), normal(4, 3, 3, 3, seed=1)
     results = []
@@ -137,7 +163,11 @@ def test_conv2d_is_the_sum_that_defines_it():
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": (1, 2), "dilation": (2, 1)}, {"groups": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"stride": 2, "padding": (1, 2), "dilation": (2, 1)}, {"groups": 2}],
+    ids=str,
+)
 def test_gradients_of_conv2d_agree_with_central_differences_twice(options):
     x = normal(2, 2, 5, 6).requires_grad_()
     weight = normal(4, 2 // options.get("groups", 1), 3, 2, seed=1).requires_grad_()
@@ -160,16 +190,25 @@ def test_each_gradient_can_be_had_alone(wanted):
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-# A sum over fewer numbers at a time has a smaller error than one long sum, so either may be ahead by a little.
+# A sum over fewer numbers at a time has a smaller error than one long sum, so either may be
+# ahead by a little.
 @pytest.mark.parametrize(
     ("shape", "channels", "size", "padding"),
     [((64, 1, 28, 28), 6, 5, 2), ((64, 6, 14, 14), 16, 5, 0), ((8, 64, 14, 14), 64, 3, 1)],
 )
 def test_single_precision_is_as_good_as_torchs(shape, channels, size, padding):
-    inputs = normal(*shape), normal(channels, shape[1], size, size, seed=1), normal(channels, seed=2)
+    inputs = (
+        normal(*shape),
+        normal(channels, shape[1], size, size, seed=1),
+        normal(channels, seed=2),
+    )
     inputs = [x.float() for x in inputs]
-    exact = value_and_gradients(partial(F.conv2d, padding=padding), *(x.double() for x in inputs))
-    ours, theirs = (value_and_gradients(partial(f, padding=padding), *inputs) for f in (conv2d, F.conv2d))
+    exact = value_and_gradients(
+        partial(F.conv2d, padding=padding), *(x.double() for x in inputs)
+    )
+    ours, theirs = (
+        value_and_gradients(partial(f, padding=padding), *inputs) for f in (conv2d, F.conv2d)
+    )
     for true, a, b in zip(exact, ours, theirs, strict=True):
         assert a.dtype == torch.float32
         error, judge = ((t.double() - true).square().mean().sqrt() for t in (a, b))
@@ -213,23 +252,33 @@ def test_a_shift_of_the_image_shifts_the_output():
     x, weight = normal(1, 2, 20, 20), normal(3, 2, 5, 5, seed=1)
     shifted = torch.roll(x, (3, 4), dims=(2, 3))
     y, y_shifted = conv2d(x, weight), conv2d(shifted, weight)
-    torch.testing.assert_close(y_shifted[:, :, 3:, 4:], y[:, :, :-3, :-4], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        y_shifted[:, :, 3:, 4:], y[:, :, :-3, :-4], rtol=1e-12, atol=1e-12
+    )
 
 
-# --- arithmetic -------------------------------------------------------------------------------------------------------
+# --- arithmetic -------------------------------------------------------------------------------
 
 
 @settings(max_examples=300, deadline=None)
-@given(*(st.integers(*ends) for ends in [(1, 30), (1, 6), (1, 5), (0, 4), (1, 4)]), st.booleans())
-def test_output_size_counts_the_places_of_the_kernel(size, kernel_size, stride, padding, dilation, ceil_mode):
+@given(
+    *(st.integers(*ends) for ends in [(1, 30), (1, 6), (1, 5), (0, 4), (1, 4)]), st.booleans()
+)
+def test_output_size_counts_the_places_of_the_kernel(
+    size, kernel_size, stride, padding, dilation, ceil_mode
+):
     reach = dilation * (kernel_size - 1) + 1
     first, last = -padding, size + padding - 1
     if size + 2 * padding < reach:
-        with pytest.raises(ValueError, match=f"reaches over {reach} pixels, but the image has {size}, with padding"):
+        with pytest.raises(
+            ValueError,
+            match=f"reaches over {reach} pixels, but the image has {size}, with padding",
+        ):
             output_size(size, kernel_size, stride, padding, dilation, ceil_mode)
         return
     starts = range(first, last + 1, stride)
-    if ceil_mode:  # windows that start before the image ends, as long as the one before has left pixels over
+    # windows that start before the image ends, as long as the one before has left pixels over
+    if ceil_mode:
         places = sum(start < size and start - stride + reach - 1 < last for start in starts)
     else:
         places = sum(start + reach - 1 <= last for start in starts)
@@ -243,9 +292,17 @@ def test_receptive_field_is_where_the_gradient_is(layers):
     x = torch.ones(1, 1, 1, side + apart, dtype=torch.float64, requires_grad=True)
     y = x
     for k, s, d in layers:
-        y = conv2d(y, torch.ones(1, 1, 1, k, dtype=torch.float64), stride=(1, s), dilation=(1, d))
+        y = conv2d(
+            y, torch.ones(1, 1, 1, k, dtype=torch.float64), stride=(1, s), dilation=(1, d)
+        )
     assert y.shape[3] == 2
-    seen = [torch.autograd.grad(y[..., i].sum(), x, retain_graph=True)[0].flatten().nonzero().flatten() for i in (0, 1)]
+    seen = [
+        torch.autograd.grad(y[..., i].sum(), x, retain_graph=True)[0]
+        .flatten()
+        .nonzero()
+        .flatten()
+        for i in (0, 1)
+    ]
     assert seen[0][-1] - seen[0][0] + 1 == side
     assert seen[1][0] - seen[0][0] == apart
 
@@ -255,7 +312,7 @@ def test_receptive_field_of_lenet():
     assert receptive_field([(5, 1), (2, 2), (5, 1), (2, 2)]) == (16, 4)
 
 
-# --- pooling ----------------------------------------------------------------------------------------------------------
+# --- pooling ----------------------------------------------------------------------------------
 
 
 @st.composite
@@ -267,7 +324,11 @@ def poolings(draw, dilated):
     padding = tuple(draw(st.integers(0, n // 2)) for n in k)
     reach = [step * (n - 1) + 1 for n, step in zip(k, d, strict=True)]
     sides = [n + draw(st.integers(0, 7)) for n in reach]
-    options = {"kernel_size": kernel, "stride": draw(st.none() | pairs(1, 4)), "padding": padding}
+    options = {
+        "kernel_size": kernel,
+        "stride": draw(st.none() | pairs(1, 4)),
+        "padding": padding,
+    }
     options["ceil_mode"] = draw(st.booleans())
     if dilated:
         options["dilation"] = dilation
@@ -282,20 +343,31 @@ def poolings(draw, dilated):
 def test_max_pool2d_is_that_of_torch_ties_included(case, ties):
     shape, options = case
     x = normal(*shape)
-    assert_same(partial(max_pool2d, **options), partial(F.max_pool2d, **options), x.round() if ties else x)
+    assert_same(
+        partial(max_pool2d, **options),
+        partial(F.max_pool2d, **options),
+        x.round() if ties else x,
+    )
 
 
 @settings(max_examples=200, deadline=None)
 @given(poolings(dilated=False))
 def test_avg_pool2d_is_that_of_torch(case):
     shape, options = case
-    assert_same(partial(avg_pool2d, **options), partial(F.avg_pool2d, **options), normal(*shape))
+    assert_same(
+        partial(avg_pool2d, **options), partial(F.avg_pool2d, **options), normal(*shape)
+    )
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 9), pairs(1, 12) | st.tuples(st.none(), st.integers(1, 5)))
+@given(
+    st.integers(1, 9), st.integers(1, 9), pairs(1, 12) | st.tuples(st.none(), st.integers(1, 5))
+)
 def test_adaptive_avg_pool2d_is_that_of_torch(height, width, output_size):
-    ours, theirs = (partial(f, output_size=output_size) for f in (adaptive_avg_pool2d, F.adaptive_avg_pool2d))
+    ours, theirs = (
+        partial(f, output_size=output_size)
+        for f in (adaptive_avg_pool2d, F.adaptive_avg_pool2d)
+    )
     assert_same(ours, theirs, normal(2, 3, height, width))
 
 
@@ -330,7 +402,7 @@ def test_gradients_of_pooling_agree_with_central_differences_twice(function):
     assert torch.autograd.gradgradcheck(function, x)
 
 
-# --- modules ----------------------------------------------------------------------------------------------------------
+# --- modules ----------------------------------------------------------------------------------
 
 LAYERS = [
     ((3, 8, 3), {}),
@@ -350,7 +422,8 @@ def test_conv2d_layer_is_that_of_torch(sizes, options):
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     assert repr(ours) == repr(theirs)
     for name, value in theirs.state_dict().items():
-        assert torch.equal(ours.state_dict()[name], value)  # the same seed gives the same numbers
+        # the same seed gives the same numbers
+        assert torch.equal(ours.state_dict()[name], value)
     x = normal(2, sizes[0], 9, 8)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
     ours.reset_parameters()
@@ -384,15 +457,31 @@ def test_modules_are_those_of_torch(ours, theirs, places, options):
 
 def lenet_of_torch():
     return nn.Sequential(
-        *(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+        *(
+            nn.Conv2d(1, 6, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ),
+        *(
+            nn.Flatten(),
+            nn.Linear(400, 120),
+            nn.ReLU(),
+            nn.Linear(120, 84),
+            nn.ReLU(),
+            nn.Linear(84, 10),
+        ),
     )
 
 
 def test_lenet_is_that_of_torch_through_ten_steps():
     torch.manual_seed(0)
     ours, theirs = LeNet().double(), lenet_of_torch().double()
-    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    theirs.load_state_dict(
+        dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True))
+    )
     x, y = normal(8, 1, 28, 28), torch.arange(8)
     for model in (ours, theirs):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -414,39 +503,84 @@ def test_lenet_has_the_sizes_of_its_table():
     assert LeNet(classes=3)(normal(2, 1, 28, 28).float()).shape == (2, 3)
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------
 
 x3 = normal(2, 3, 8, 8)
 ERRORS = [
-    (lambda: conv2d(x3, normal(4, 2, 3, 3)), r"kernels are for 2 input channels, the images have 3: .* \(4, 2, 3, 3\)"),
-    (lambda: conv2d(x3, normal(4, 3, 3, 3), groups=2), r"groups must divide .* got 2 groups for 3 and 4 channels"),
-    (lambda: conv2d(x3, normal(4, 1, 3, 3), groups=3), r"groups must divide .* got 3 groups for 3 and 4 channels"),
+    (
+        lambda: conv2d(x3, normal(4, 2, 3, 3)),
+        r"kernels are for 2 input channels, the images have 3: .* \(4, 2, 3, 3\)",
+    ),
+    (
+        lambda: conv2d(x3, normal(4, 3, 3, 3), groups=2),
+        r"groups must divide .* got 2 groups for 3 and 4 channels",
+    ),
+    (
+        lambda: conv2d(x3, normal(4, 1, 3, 3), groups=3),
+        r"groups must divide .* got 3 groups for 3 and 4 channels",
+    ),
     (lambda: conv2d(x3, normal(4, 3, 3, 3), groups=0), r"groups must divide .* got 0 groups"),
     (
         lambda: conv2d(x3, normal(4, 3, 11, 3), padding=1),
         r"reaches over 11 pixels, but the image has 8, with padding 10",
     ),
-    (lambda: conv2d(x3, normal(4, 3, 3, 5), dilation=2), r"reaches over 9 pixels, .* pad more, take a smaller kernel"),
-    (lambda: conv2d(x3, normal(4, 3, 3, 3), padding="same", stride=2), r"needs stride 1, got \(2, 2\)"),
-    (lambda: conv2d(x3, normal(4, 3, 3, 3), padding="full"), r"padding must be .* 'same' or 'valid', got 'full'"),
-    (lambda: conv2d(x3, normal(4, 3, 3, 3), stride=0), r"at least 1 and padding at least 0, got 3, 0, 1 and 0"),
-    (lambda: conv2d(x3, normal(4, 3, 3, 3), padding=-1), r"padding at least 0, got 3, 1, 1 and -1"),
+    (
+        lambda: conv2d(x3, normal(4, 3, 3, 5), dilation=2),
+        r"reaches over 9 pixels, .* pad more, take a smaller kernel",
+    ),
+    (
+        lambda: conv2d(x3, normal(4, 3, 3, 3), padding="same", stride=2),
+        r"needs stride 1, got \(2, 2\)",
+    ),
+    (
+        lambda: conv2d(x3, normal(4, 3, 3, 3), padding="full"),
+        r"padding must be .* 'same' or 'valid', got 'full'",
+    ),
+    (
+        lambda: conv2d(x3, normal(4, 3, 3, 3), stride=0),
+        r"at least 1 and padding at least 0, got 3, 0, 1 and 0",
+    ),
+    (
+        lambda: conv2d(x3, normal(4, 3, 3, 3), padding=-1),
+        r"padding at least 0, got 3, 1, 1 and -1",
+    ),
     (
         lambda: conv2d(x3, normal(4, 3, 3, 3), dilation=(1, 2, 3)),
         r"dilation must be one number or two, \(down, across\)",
     ),
-    (lambda: conv2d(normal(2, 1, 3, 8, 8), normal(4, 3, 3, 3)), r"expected images of shape .* got \(2, 1, 3, 8, 8\)"),
-    (lambda: max_pool2d(normal(1, 1, 3, 8, 8), 2), r"expected images of shape .* images\.unsqueeze\(1\)"),
-    (lambda: max_pool2d(x3, 3, padding=2), r"at most half the window, got padding \(2, 2\) for a window of \(3, 3\)"),
+    (
+        lambda: conv2d(normal(2, 1, 3, 8, 8), normal(4, 3, 3, 3)),
+        r"expected images of shape .* got \(2, 1, 3, 8, 8\)",
+    ),
+    (
+        lambda: max_pool2d(normal(1, 1, 3, 8, 8), 2),
+        r"expected images of shape .* images\.unsqueeze\(1\)",
+    ),
+    (
+        lambda: max_pool2d(x3, 3, padding=2),
+        r"at most half the window, got padding \(2, 2\) for a window of \(3, 3\)",
+    ),
     (lambda: max_pool2d(x3, 9), r"reaches over 9 pixels, but the image has 8"),
     (lambda: avg_pool2d(x3, 2, padding=2), r"at most half the window"),
-    (lambda: avg_pool2d(x3, 2, divisor_override=0), r"divisor_override must be at least 1, got 0"),
-    (lambda: adaptive_avg_pool2d(x3, 0), r"output_size must be one or two numbers, at least 1 or None, got 0"),
+    (
+        lambda: avg_pool2d(x3, 2, divisor_override=0),
+        r"divisor_override must be at least 1, got 0",
+    ),
+    (
+        lambda: adaptive_avg_pool2d(x3, 0),
+        r"output_size must be one or two numbers, at least 1 or None, got 0",
+    ),
     (lambda: adaptive_avg_pool2d(x3, (1, 2, 3)), r"output_size must be one or two numbers"),
-    (lambda: receptive_field([(5, 1), (2, 0)]), r"expected \(kernel_size, stride\) or .* got \(2, 0\)"),
+    (
+        lambda: receptive_field([(5, 1), (2, 0)]),
+        r"expected \(kernel_size, stride\) or .* got \(2, 0\)",
+    ),
     (lambda: receptive_field([(5,)]), r"expected \(kernel_size, stride\) or .* got \(5,\)"),
     (lambda: Conv2d(0, 4, 3), r"channels and kernel_size must be at least 1, got 0, 4 and 3"),
-    (lambda: Conv2d(3, 4, 3, groups=2), r"groups must divide .* got 2 groups for 3 and 4 channels"),
+    (
+        lambda: Conv2d(3, 4, 3, groups=2),
+        r"groups must divide .* got 2 groups for 3 and 4 channels",
+    ),
     (
         lambda: LeNet()(normal(2, 1, 32, 32).float()),
         r"LeNet takes images of shape \(batch, 1, 28, 28\), got \(2, 1, 32",

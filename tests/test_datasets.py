@@ -42,7 +42,9 @@ from companion.datasets import (
 
 SCRIPT = Path(datasets.__file__).parent / "data" / "write_fashion_mnist.py"
 DEBIAN = datasets._DEBIAN_FOLDER
-needs_debian = pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+needs_debian = pytest.mark.skipif(
+    not DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist"
+)
 generated = pytest.mark.parametrize("make", [moons, spirals, blobs])
 
 
@@ -112,9 +114,12 @@ def test_moons_without_noise_lie_on_scikit_learns_moons():
     x, y = moons(n=400, noise=0.0, seed=1)
     judge_x, judge_y = make_moons(20_000, noise=None)
     for label in (0, 1):
-        distance = torch.cdist(x[y == label].double(), torch.from_numpy(judge_x[judge_y == label]))
+        distance = torch.cdist(
+            x[y == label].double(), torch.from_numpy(judge_x[judge_y == label])
+        )
         assert distance.min(dim=1).values.max() < 1e-3  # each point is on the curve,
-        assert distance.min(dim=0).values.max() < 0.2  # and no part of the curve is without points
+        # and no part of the curve is without points
+        assert distance.min(dim=0).values.max() < 0.2
 
 
 @pytest.mark.parametrize(("classes", "turns"), [(1, 0.5), (2, 1.5), (3, -1.0), (5, 0.0)])
@@ -122,13 +127,16 @@ def test_spirals_without_noise_solve_the_equation_of_their_arm(classes, turns):
     x, y = spirals(n=1000, classes=classes, turns=turns, noise=0.0)
     x = x.double()
     radius = x.norm(dim=1)
-    arm = classes * (torch.atan2(x[:, 1], x[:, 0]) / torch.pi / 2 - turns * radius)  # y, up to a multiple of classes
+    # y, up to a multiple of classes
+    arm = classes * (torch.atan2(x[:, 1], x[:, 0]) / torch.pi / 2 - turns * radius)
     miss = (arm - y + classes / 2) % classes - classes / 2
     assert miss.abs().max() < 1e-5
     assert radius.min() > 0.1 - 1e-6
     assert radius.max() < 1 + 1e-6
     quantiles = radius.square().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
-    torch.testing.assert_close(quantiles, 0.01 + 0.99 * torch.tensor([0.25, 0.5, 0.75]).double(), rtol=0, atol=0.06)
+    torch.testing.assert_close(
+        quantiles, 0.01 + 0.99 * torch.tensor([0.25, 0.5, 0.75]).double(), rtol=0, atol=0.06
+    )
 
 
 def test_spirals_defeat_a_line_but_not_a_curve():
@@ -142,15 +150,21 @@ def test_blobs_have_their_centres_on_the_unit_circle_and_the_given_spread(classe
     x, y = blobs(n=4000 * classes, classes=classes, noise=0.5)
     for label in range(classes):
         cloud = x[y == label].double()
-        centre = torch.tensor([np.cos(2 * np.pi * label / classes), np.sin(2 * np.pi * label / classes)])
+        centre = torch.tensor(
+            [np.cos(2 * np.pi * label / classes), np.sin(2 * np.pi * label / classes)]
+        )
         torch.testing.assert_close(cloud.mean(dim=0), centre, rtol=0, atol=0.04)
-        torch.testing.assert_close(cloud.T.cov(), 0.25 * torch.eye(2, dtype=torch.float64), rtol=0, atol=0.03)
+        torch.testing.assert_close(
+            cloud.T.cov(), 0.25 * torch.eye(2, dtype=torch.float64), rtol=0, atol=0.03
+        )
 
 
 @generated
 def test_noise_is_the_standard_deviation_of_each_coordinate(make):
     noise = make(n=20_000, noise=0.2).x.double() - make(n=20_000, noise=0.0).x.double()
-    torch.testing.assert_close(noise.T.cov(), 0.04 * torch.eye(2, dtype=torch.float64), rtol=0, atol=2e-3)
+    torch.testing.assert_close(
+        noise.T.cov(), 0.04 * torch.eye(2, dtype=torch.float64), rtol=0, atol=2e-3
+    )
 
 
 def test_one_point_for_each_class_is_enough():
@@ -162,14 +176,26 @@ def test_one_point_for_each_class_is_enough():
     ("make", "arguments", "words"),
     [
         (moons, {"n": 1}, "n must be at least 2, one point for each class, got 1"),
-        (spirals, {"n": 4, "classes": 5}, "n must be at least 5, one point for each class, got 4"),
+        (
+            spirals,
+            {"n": 4, "classes": 5},
+            "n must be at least 5, one point for each class, got 4",
+        ),
         (blobs, {"n": 0}, "n must be at least 3, one point for each class, got 0"),
         (spirals, {"classes": 0}, "classes must be at least 1, got 0"),
         (blobs, {"classes": -2}, "classes must be at least 1, got -2"),
-        (moons, {"noise": -0.1}, "noise is a standard deviation: it must be finite and not negative, got -0.1"),
+        (
+            moons,
+            {"noise": -0.1},
+            "noise is a standard deviation: it must be finite and not negative, got -0.1",
+        ),
         (spirals, {"noise": float("nan")}, "finite and not negative, got nan"),
         (blobs, {"noise": float("inf")}, "finite and not negative, got inf"),
-        (spirals, {"turns": float("nan")}, "turns must be a finite number, such as 1.5, got nan"),
+        (
+            spirals,
+            {"turns": float("nan")},
+            "turns must be a finite number, such as 1.5, got nan",
+        ),
     ],
 )
 def test_generated_sets_refuse_what_makes_no_sense(make, arguments, words):
@@ -193,14 +219,20 @@ def test_digits_are_all_of_scikit_learns_each_in_one_part():
     judge = load_digits()
     x = torch.cat([part.x for part in digits()]).flatten(1).numpy() * 16
     y = torch.cat([part.y for part in digits()]).numpy()
-    ours = {(image.tobytes(), label) for image, label in zip(x.astype(np.uint8), y, strict=True)}
-    theirs = {(image.tobytes(), label) for image, label in zip(judge.data.astype(np.uint8), judge.target, strict=True)}
-    assert len(theirs) == 1797  # no two are the same, so the parts of a set that has them all once are disjoint
+    ours = {
+        (image.tobytes(), label) for image, label in zip(x.astype(np.uint8), y, strict=True)
+    }
+    theirs = {
+        (image.tobytes(), label)
+        for image, label in zip(judge.data.astype(np.uint8), judge.target, strict=True)
+    }
+    # no two are the same, so the parts of a set that has them all once are disjoint
+    assert len(theirs) == 1797
     assert len(x) == 1797
     assert ours == theirs
 
 
-def test_of_five_images_of_a_digit_three_are_for_training_one_for_validation_and_one_for_the_test():
+def test_of_five_images_of_a_digit_three_are_for_training_one_for_validation_one_for_the_test():
     judge = load_digits()
     seen, chosen = [0] * 10, ([], [], [])
     for i, label in enumerate(judge.target):
@@ -208,7 +240,9 @@ def test_of_five_images_of_a_digit_three_are_for_training_one_for_validation_and
         seen[label] += 1
     for part, indices in zip(digits(), chosen, strict=True):
         assert part.y.tolist() == judge.target[indices].tolist()
-        assert torch.equal(part.x.flatten(1) * 16, torch.from_numpy(judge.data[indices]).float())
+        assert torch.equal(
+            part.x.flatten(1) * 16, torch.from_numpy(judge.data[indices]).float()
+        )
     for part in digits()[1:]:
         counts = part.y.bincount()
         assert counts.max() - counts.min() <= 2
@@ -217,7 +251,9 @@ def test_of_five_images_of_a_digit_three_are_for_training_one_for_validation_and
 def test_digits_of_strangers_are_harder_than_the_split_shows():
     known = digits()
     judge = LogisticRegression(max_iter=200)
-    same_writers = judge.fit(known.train.x.flatten(1), known.train.y).score(known.test.x.flatten(1), known.test.y)
+    same_writers = judge.fit(known.train.x.flatten(1), known.train.y).score(
+        known.test.x.flatten(1), known.test.y
+    )
     x, y = load_digits(return_X_y=True)
     other_writers = judge.fit(x[:1157] / 16, y[:1157]).score(x[1157:] / 16, y[1157:])
     assert same_writers - other_writers > 0.02
@@ -232,9 +268,15 @@ def test_photographs_are_what_pillow_reads(float64_default):
         assert picture.dtype == torch.float32
         assert picture.is_contiguous()
         judge = np.asarray(
-            Image.open(Path(load_sample_images.__code__.co_filename).parent / "images" / Path(path).name)
+            Image.open(
+                Path(load_sample_images.__code__.co_filename).parent
+                / "images"
+                / Path(path).name
+            )
         )
-        torch.testing.assert_close(picture, torch.tensor(judge.transpose(2, 0, 1) / 255).float(), rtol=0, atol=2 / 255)
+        torch.testing.assert_close(
+            picture, torch.tensor(judge.transpose(2, 0, 1) / 255).float(), rtol=0, atol=2 / 255
+        )
 
 
 # Text
@@ -263,8 +305,12 @@ def test_the_documentation_is_pythons_own_in_three_parts_of_about_80_10_and_10_p
 def test_every_paragraph_of_the_documentation_is_there_and_no_long_one_twice():
     from pydoc_data.topics import topics
 
-    kept = [paragraph for text in python_documentation() for paragraph in long_paragraphs_of(text)]
-    there = {paragraph.strip("\n") for text in topics.values() for paragraph in text.split("\n\n")}
+    kept = [
+        paragraph for text in python_documentation() for paragraph in long_paragraphs_of(text)
+    ]
+    there = {
+        paragraph.strip("\n") for text in topics.values() for paragraph in text.split("\n\n")
+    }
     assert len(kept) == len(set(kept))
     assert set(kept) == {p for p in there if len(p) >= 40}
 
@@ -272,7 +318,12 @@ def test_every_paragraph_of_the_documentation_is_there_and_no_long_one_twice():
 def test_without_that_the_test_would_repeat_the_training_text():
     from pydoc_data.topics import topics
 
-    train = {p for name in topics if name < "try" for p in long_paragraphs_of(topics[name].strip("\n"))}
+    train = {
+        p
+        for name in topics
+        if name < "try"
+        for p in long_paragraphs_of(topics[name].strip("\n"))
+    }
     repeated = [p for p in long_paragraphs_of(topics["with"].strip("\n")) if p in train]
     assert sum(map(len, repeated)) > 0.9 * len(topics["with"])
 
@@ -281,7 +332,8 @@ def test_another_text_is_cut_between_its_paragraphs_and_loses_repetitions(tmp_pa
     file = tmp_path / "täxt.txt"
     long = "x" * 40
     file.write_text(
-        "\n\n".join([*(f"{i}é" * 30 for i in range(10)), long, "short", long, "short"]) + "\n", encoding="utf-8"
+        "\n\n".join([*(f"{i}é" * 30 for i in range(10)), long, "short", long, "short"]) + "\n",
+        encoding="utf-8",
     )
     texts = python_documentation(file)
     assert "".join(texts).count(long) == 1
@@ -294,7 +346,8 @@ def test_another_text_is_cut_between_its_paragraphs_and_loses_repetitions(tmp_pa
 def test_a_text_that_leaves_a_part_empty_is_refused(tmp_path, text):
     (tmp_path / "short.txt").write_text(text, encoding="utf-8")
     with pytest.raises(
-        ValueError, match=r"short\.txt cannot be cut into three parts.*separate paragraphs by empty lines"
+        ValueError,
+        match=r"short\.txt cannot be cut into three parts.*separate paragraphs by empty lines",
     ):
         python_documentation(tmp_path / "short.txt")
 
@@ -315,7 +368,8 @@ def test_decoding_undoes_encoding_but_for_foreign_characters():
     assert torch.equal(encode(CHARACTERS), torch.arange(97))
     assert (
         decode(encode("“naïve”\tπ"))
-        == "\N{REPLACEMENT CHARACTER}na\N{REPLACEMENT CHARACTER}ve" + 3 * "\N{REPLACEMENT CHARACTER}"
+        == "\N{REPLACEMENT CHARACTER}na\N{REPLACEMENT CHARACTER}ve"
+        + 3 * "\N{REPLACEMENT CHARACTER}"
     )
     assert encode("").shape == (0,)
     assert encode("").dtype == torch.int64
@@ -346,8 +400,15 @@ def test_no_image_is_twice_in_default_fashion_mnist():
 
 
 def test_default_fashion_mnist_is_what_was_recorded():
-    found = [hashlib.sha256((x * 255).round().byte().numpy().tobytes() + bytes(y.tolist())) for x, y in fashion_mnist()]
-    assert [h.hexdigest()[:16] for h in found] == ["73194a0c06a93dea", "737668dfdd448b20", "8e8b02fc2db0ff9e"]
+    found = [
+        hashlib.sha256((x * 255).round().byte().numpy().tobytes() + bytes(y.tolist()))
+        for x, y in fashion_mnist()
+    ]
+    assert [h.hexdigest()[:16] for h in found] == [
+        "73194a0c06a93dea",
+        "737668dfdd448b20",
+        "8e8b02fc2db0ff9e",
+    ]
 
 
 def test_the_stored_file_is_small_and_carries_its_licence():
@@ -390,7 +451,10 @@ def test_each_default_part_is_the_first_images_of_each_class_of_its_full_part(re
 def test_the_script_writes_the_stored_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--target", str(tmp_path / "again.npz")])
     runpy.run_path(str(SCRIPT), run_name="__main__")
-    again, stored = np.load(tmp_path / "again.npz"), np.load(SCRIPT.with_name("fashion_mnist.npz"))
+    again, stored = (
+        np.load(tmp_path / "again.npz"),
+        np.load(SCRIPT.with_name("fashion_mnist.npz")),
+    )
     assert again.files == stored.files
     for name in stored.files:
         assert again[name].dtype == stored[name].dtype
@@ -398,11 +462,18 @@ def test_the_script_writes_the_stored_file(tmp_path, monkeypatch):
 
 
 def idx(array):
-    return b"\0\0\x08" + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+    return (
+        b"\0\0\x08"
+        + bytes([array.ndim])
+        + np.array(array.shape, ">u4").tobytes()
+        + array.tobytes()
+    )
 
 
 def publish(folder, monkeypatch, train, test):
-    """Four small files with the published names, of images that hold their own index; the labels are returned."""
+    """Four small files with the published names, of images that hold their own index; the
+    labels are returned.
+    """
     folder.mkdir()
     files, labels = {}, []
     g = np.random.default_rng(0)
@@ -431,18 +502,27 @@ def indices_of(x):
     return ((x[:, 0, 0, :3] * 255).round().long() @ torch.tensor([65536, 256, 1])).tolist()
 
 
-def test_the_parts_are_cut_at_5500_of_each_class_and_the_script_takes_the_first_of_each(tmp_path, monkeypatch):
+def test_the_parts_are_cut_at_5500_of_each_class_and_the_script_takes_the_first_of_each(
+    tmp_path, monkeypatch
+):
     train_y, test_y = publish(tmp_path / "published", monkeypatch, train=60_000, test=10_000)
     of_class = [np.flatnonzero(train_y == label).tolist() for label in range(10)]
     test_of_class = [np.flatnonzero(test_y == label).tolist() for label in range(10)]
 
     full = fashion_mnist(full=True, folder=tmp_path / "published")
     assert indices_of(full.train.x) == sorted(i for indices in of_class for i in indices[:5500])
-    assert indices_of(full.validation.x) == sorted(i for indices in of_class for i in indices[5500:])
+    assert indices_of(full.validation.x) == sorted(
+        i for indices in of_class for i in indices[5500:]
+    )
     assert indices_of(full.test.x) == list(range(10_000))
     assert full.validation.y.tolist() == train_y[indices_of(full.validation.x)].tolist()
 
-    arguments = ["--folder", str(tmp_path / "published"), "--target", str(tmp_path / "default.npz")]
+    arguments = [
+        "--folder",
+        str(tmp_path / "published"),
+        "--target",
+        str(tmp_path / "default.npz"),
+    ]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     stored = np.load(tmp_path / "default.npz", allow_pickle=False)
@@ -453,7 +533,10 @@ def test_the_parts_are_cut_at_5500_of_each_class_and_the_script_takes_the_first_
     ]:
         expected = sorted(i for indices in source for i in indices[start:stop])
         assert indices_of(torch.from_numpy(stored[f"{part}_x"])[:, None] / 255) == expected
-        assert stored[f"{part}_y"].tolist() == (test_y if part == "test" else train_y)[expected].tolist()
+        assert (
+            stored[f"{part}_y"].tolist()
+            == (test_y if part == "test" else train_y)[expected].tolist()
+        )
 
 
 def test_a_given_folder_comes_before_debians(small, tmp_path, monkeypatch):
@@ -471,7 +554,10 @@ def test_debians_folder_comes_before_a_download(small, monkeypatch):
 def test_files_with_another_gzip_header_are_as_good(small):
     for path in small.iterdir():
         content = gzip.decompress(path.read_bytes())
-        with path.open("wb") as raw, gzip.GzipFile(path.stem, "wb", fileobj=raw, mtime=1_500_000_000) as file:
+        with (
+            path.open("wb") as raw,
+            gzip.GzipFile(path.stem, "wb", fileobj=raw, mtime=1_500_000_000) as file,
+        ):
             file.write(content)
     assert len(fashion_mnist(full=True, folder=str(small)).train.y) == 30
 
@@ -479,7 +565,8 @@ def test_files_with_another_gzip_header_are_as_good(small):
 def test_a_missing_file_is_named(small):
     (small / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"t10k-labels-idx1-ubyte.gz is not there: folder must hold train-images"
+        FileNotFoundError,
+        match=r"t10k-labels-idx1-ubyte.gz is not there: folder must hold train-images",
     ):
         fashion_mnist(full=True, folder=small)
 
@@ -489,7 +576,10 @@ def test_a_missing_file_is_named(small):
     [
         (lambda packed: packed[:-100], "is damaged .*: delete it and fetch it again"),
         (lambda packed: b"<html>" + packed, "is damaged .*: delete it and fetch it again"),
-        (lambda packed: packed[:50] + b"\xff" * 20 + packed[70:], "is damaged .*: delete it and fetch it again"),
+        (
+            lambda packed: packed[:50] + b"\xff" * 20 + packed[70:],
+            "is damaged .*: delete it and fetch it again",
+        ),
         (lambda _: b"", "does not hold what was published under that name"),
         (
             lambda _: gzip.compress(b"MNIST"),
@@ -517,7 +607,9 @@ def test_an_idx_file_is_read_back_as_it_was_written(shape):
 
 
 def test_sizes_of_more_than_one_byte_are_read():
-    assert read_idx(b"\0\0\x08\x02" + bytes([0, 0, 1, 2]) + bytes([0, 0, 0, 2]) + bytes(516)).shape == (258, 2)
+    assert read_idx(
+        b"\0\0\x08\x02" + bytes([0, 0, 1, 2]) + bytes([0, 0, 0, 2]) + bytes(516)
+    ).shape == (258, 2)
 
 
 @pytest.mark.parametrize(
@@ -527,10 +619,22 @@ def test_sizes_of_more_than_one_byte_are_read():
         (b"\0\0\x08", "must open with 00 00, got 00 00 08$"),
         (b"\0\1\x08\x01\0\0\0\0", "must open with 00 00, got 00 01 08 01$"),
         (gzip.compress(b""), "got 1f 8b 08 00: decompress it first"),
-        (b"\0\0\x0d\x01\0\0\0\0", "images is an IDX file of type 13: only type 8, unsigned bytes, can be read"),
-        (b"\0\0\x08\x02\0\0\0\2", "images must have 12 bytes of header .* got 8 in all: it was cut off or changed"),
-        (b"\0\0\x08\x01\0\0\0\3ab", r"8 bytes of header and 3 of values, for the shape \[3\], got 10 in all"),
-        (b"\0\0\x08\x01\0\0\0\3abcd", r"8 bytes of header and 3 of values, for the shape \[3\], got 12 in all"),
+        (
+            b"\0\0\x0d\x01\0\0\0\0",
+            "images is an IDX file of type 13: only type 8, unsigned bytes, can be read",
+        ),
+        (
+            b"\0\0\x08\x02\0\0\0\2",
+            "images must have 12 bytes of header .* got 8 in all: it was cut off or changed",
+        ),
+        (
+            b"\0\0\x08\x01\0\0\0\3ab",
+            r"8 bytes of header and 3 of values, for the shape \[3\], got 10 in all",
+        ),
+        (
+            b"\0\0\x08\x01\0\0\0\3abcd",
+            r"8 bytes of header and 3 of values, for the shape \[3\], got 12 in all",
+        ),
     ],
 )
 def test_what_is_no_whole_idx_file_is_refused(content, words):
@@ -546,7 +650,9 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Serves its ``content``, well or badly: the first part of the path says how. ``done`` ends the slow ones."""
+    """Serves its ``content``, well or badly: the first part of the path says how. ``done`` ends
+    the slow ones.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -572,7 +678,9 @@ def server(tmp_path, monkeypatch):
             self.wfile.write(content[:half])
             self.wfile.flush()
             for _ in range(200 if half > 2**16 else 0):  # until a part of it has been written,
-                sizes = {path.name: path.stat().st_size for path in (tmp_path / "cache").iterdir()}
+                sizes = {
+                    path.name: path.stat().st_size for path in (tmp_path / "cache").iterdir()
+                }
                 server.named_early = "file" in sizes  # under whatever name
                 if max(sizes.values(), default=0) > 0 or server.done.wait(0.01):
                     break
@@ -695,13 +803,21 @@ def test_after_a_bad_server_the_next_is_tried_soon(server, refused, how):
 
 
 @pytest.mark.parametrize("how", BAD)
-def test_when_all_servers_are_bad_the_error_says_why_and_nothing_stays_behind(server, refused, how):
+def test_when_all_servers_are_bad_the_error_says_why_and_nothing_stays_behind(
+    server, refused, how
+):
     bad = refused if how == "refused" else f"{server.url}/{how}/file"
     reason, patience = BAD[how]
-    words = f"could not download file:\n- {bad}: .*{reason}.*\n- {refused}: .*[Rr]efused.*\nGo online and try again"
+    words = f"could not download file:\n- {bad}: .*{reason}.*\n- {refused}: .*[Rr]efused.*"
+    words += "\nGo online and try again"
     with pytest.raises(ConnectionError, match=words) as error:
-        download("file", [bad, refused], SHA256, timeout=patience, advice="Or draw it yourself.")
-    assert f"put a copy of the file at {cache_folder() / 'file'} (the environment variable" in str(error.value)
+        download(
+            "file", [bad, refused], SHA256, timeout=patience, advice="Or draw it yourself."
+        )
+    assert (
+        f"put a copy of the file at {cache_folder() / 'file'} (the environment variable"
+        in str(error.value)
+    )
     assert str(error.value).endswith("Or draw it yourself.")
     assert files_in(cache_folder()) == []
 
@@ -719,7 +835,9 @@ def test_an_interrupted_download_leaves_nothing_behind(server, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
     (tmp_path / "occupied").write_text("a file, not a folder")
     monkeypatch.setenv("COMPANION_DATA", str(tmp_path / "occupied"))
-    with pytest.raises(ConnectionError, match=r"occupied(.|\n)*COMPANION_DATA chooses another folder\)\.$"):
+    with pytest.raises(
+        ConnectionError, match=r"occupied(.|\n)*COMPANION_DATA chooses another folder\)\.$"
+    ):
         download("file", [f"{server.url}/good/file"], SHA256)
 
 
@@ -738,13 +856,19 @@ def test_addresses_must_be_a_list(urls):
         download("file", urls, SHA256)
 
 
-@pytest.mark.parametrize("sha256", ["", "md5:" + "0" * 32, SHA256[1:], SHA256.upper(), SHA256 + "\n"])
+@pytest.mark.parametrize(
+    "sha256", ["", "md5:" + "0" * 32, SHA256[1:], SHA256.upper(), SHA256 + "\n"]
+)
 def test_a_download_without_a_sha256_is_refused(sha256):
-    with pytest.raises(ValueError, match="sha256 must be 64 hexadecimal digits in lower case, got"):
+    with pytest.raises(
+        ValueError, match="sha256 must be 64 hexadecimal digits in lower case, got"
+    ):
         download("file", ["http://127.0.0.1/file"], sha256)
 
 
-def test_the_cache_folder_is_pooches_unless_the_environment_says_otherwise(tmp_path, monkeypatch):
+def test_the_cache_folder_is_pooches_unless_the_environment_says_otherwise(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     for value, folder in [
@@ -760,7 +884,9 @@ def test_the_cache_folder_is_pooches_unless_the_environment_says_otherwise(tmp_p
 
 def test_fashion_mnist_downloads_what_is_nowhere_and_only_once(small, server, monkeypatch):
     server.content = {path.name: path.read_bytes() for path in small.iterdir()}
-    monkeypatch.setattr(datasets, "_FASHION_MNIST_MIRRORS", (f"{server.url}/gone/", f"{server.url}/good/"))
+    monkeypatch.setattr(
+        datasets, "_FASHION_MNIST_MIRRORS", (f"{server.url}/gone/", f"{server.url}/good/")
+    )
     first, second = fashion_mnist(full=True), fashion_mnist(full=True)
     assert indices_of(first.train.x) == indices_of(second.train.x) == list(range(30))
     assert [asked for asked in server.asked if "good" in asked] == [
@@ -775,7 +901,10 @@ def test_fashion_mnist_offline_names_the_ways_out(small, refused, monkeypatch):
         fashion_mnist(full=True)
     for way_out in [
         "Go online and try again",
-        f"put a copy of the file at {cache_folder() / 'fashion-mnist' / 'train-images-idx3-ubyte.gz'}",
+        (
+            "put a copy of the file at "
+            f"{cache_folder() / 'fashion-mnist' / 'train-images-idx3-ubyte.gz'}"
+        ),
         "COMPANION_DATA",
         "install Debian's package dataset-fashion-mnist",
         "pass folder=",
@@ -794,5 +923,7 @@ def test_an_incomplete_debian_folder_is_not_used(small, refused, monkeypatch):
 
 def test_importing_the_module_imports_nothing_heavy():
     code = "import json, sys, companion.datasets; print(json.dumps(sorted(sys.modules)))"
-    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    loaded = json.loads(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    )
     assert {"sklearn", "pooch", "requests", "PIL", "matplotlib"}.isdisjoint(loaded)

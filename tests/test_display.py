@@ -17,7 +17,9 @@ def test_shows_the_source_of_a_function_without_its_docstring():
     assert repr(shown).startswith("def accuracy(")
     assert repr(shown).endswith("    return (said == target).double().mean().item()")
     assert '"""' not in repr(shown)
-    assert ast.dump(ast.parse(repr(shown)).body[0].args) == ast.dump(function_of(training, "accuracy").args)
+    assert ast.dump(ast.parse(repr(shown)).body[0].args) == ast.dump(
+        function_of(training, "accuracy").args
+    )
 
 
 def function_of(module, name):
@@ -48,7 +50,11 @@ def test_shows_a_method_without_its_indentation():
 
 def test_shows_several_things_in_order_and_names_each_file_once():
     shown = show(fit, accuracy, show)
-    assert repr(shown).index("def fit") < repr(shown).index("def accuracy") < repr(shown).index("def show")
+    assert (
+        repr(shown).index("def fit")
+        < repr(shown).index("def accuracy")
+        < repr(shown).index("def show")
+    )
     assert shown.files == [
         "companion/training.py",
         "tests/test_training.py",
@@ -68,7 +74,12 @@ def test_the_page_is_the_source_in_colours():
     page = show(accuracy)._repr_html_()
     assert '<span class="k">def</span>' in page
     code = re.search(r"<pre[^>]*>(.*)</pre>", page, re.S).group(1)
-    text = re.sub(r"<[^>]+>", "", code).replace("&quot;", '"').replace("&#39;", "'").replace("&gt;", ">")
+    text = (
+        re.sub(r"<[^>]+>", "", code)
+        .replace("&quot;", '"')
+        .replace("&#39;", "'")
+        .replace("&gt;", ">")
+    )
     assert text.strip() == repr(show(accuracy))
 
 
@@ -77,11 +88,17 @@ def test_a_body_that_is_only_a_docstring_keeps_it():
 
     text = 'class Error(ValueError):\n    """Raised."""\n'
     assert _without_docstrings(text) == text
-    nested = 'def f():\n    """Out."""\n    def g():\n        """In."""\n\n        return 1\n    return g\n'
-    assert _without_docstrings(nested) == "def f():\n    def g():\n        return 1\n    return g\n"
+    nested = 'def f():\n    """Out."""\n    def g():\n        """In."""\n\n        return 1\n'
+    nested += "    return g\n"
+    assert (
+        _without_docstrings(nested)
+        == "def f():\n    def g():\n        return 1\n    return g\n"
+    )
 
 
-@pytest.mark.parametrize("thing", [np.mean, len, 3, "fit", training, Source("", []).__init__.__func__.__code__])
+@pytest.mark.parametrize(
+    "thing", [np.mean, len, 3, "fit", training, Source("", []).__init__.__func__.__code__]
+)
 def test_refuses_what_is_not_the_companions_code(thing):
     with pytest.raises(TypeError, match="functions, classes and methods of the companion, got"):
         show(thing)

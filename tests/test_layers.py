@@ -25,7 +25,9 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def integers(high, *shape, seed=0):
@@ -46,7 +48,9 @@ def value_and_gradient(function, x):
 # Linear
 
 
-@pytest.mark.parametrize("shape", [(3,), (5, 3), (1, 3), (2, 4, 3), (2, 1, 5, 3), (0, 3), (2, 0, 3)])
+@pytest.mark.parametrize(
+    "shape", [(3,), (5, 3), (1, 3), (2, 4, 3), (2, 1, 5, 3), (0, 3), (2, 0, 3)]
+)
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_is_the_weighted_sum_written_out(shape, bias):
     layer, x = Linear(3, 2, bias, dtype=torch.float64), normal(*shape)
@@ -57,7 +61,10 @@ def test_linear_is_the_weighted_sum_written_out(shape, bias):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(5, 3), (2, 4, 3), (3,)])
 def test_linear_gives_the_values_and_gradients_of_torch(shape, bias):
-    ours, theirs = Linear(3, 2, bias, dtype=torch.float64), nn.Linear(3, 2, bias, dtype=torch.float64)
+    ours, theirs = (
+        Linear(3, 2, bias, dtype=torch.float64),
+        nn.Linear(3, 2, bias, dtype=torch.float64),
+    )
     theirs.load_state_dict(ours.state_dict())
     x = normal(*shape)
     for a, b in zip(value_and_gradient(ours, x), value_and_gradient(theirs, x), strict=True):
@@ -94,7 +101,10 @@ def test_linear_in_float32_is_as_precise_as_torch():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_starts_from_the_same_numbers_as_torch(dtype, bias):
-    ours, theirs = seeded(Linear, 7, 5, bias, dtype=dtype), seeded(nn.Linear, 7, 5, bias, dtype=dtype)
+    ours, theirs = (
+        seeded(Linear, 7, 5, bias, dtype=dtype),
+        seeded(nn.Linear, 7, 5, bias, dtype=dtype),
+    )
     assert repr(ours) == repr(theirs)
     assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
     seeded(ours.reset_parameters)
@@ -115,12 +125,17 @@ def test_linear_exchanges_state_dicts_with_torch(bias):
 def test_linear_lives_where_it_is_told_to():
     layer = Linear(3, 2, device="meta", dtype=torch.float64)
     assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.float64)}
-    assert Linear(3, 2, dtype=torch.bfloat16)(torch.ones(4, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert (
+        Linear(3, 2, dtype=torch.bfloat16)(torch.ones(4, 3, dtype=torch.bfloat16)).dtype
+        == torch.bfloat16
+    )
 
 
 @pytest.mark.parametrize("shape", [(5, 28, 28), (5, 3), (), (784, 1)])
 def test_linear_says_which_features_it_wanted(plain_python, shape):
-    with pytest.raises(ValueError, match=rf"expected 784 features .*, got shape \({', '.join(map(str, shape))}"):
+    with pytest.raises(
+        ValueError, match=rf"expected 784 features .*, got shape \({', '.join(map(str, shape))}"
+    ):
         Linear(784, 2)(torch.ones(shape))
 
 
@@ -131,7 +146,9 @@ def test_linear_says_how_to_turn_images_into_vectors():
 
 @pytest.mark.parametrize("sizes", [(0, 2), (2, 0), (-1, 2)])
 def test_linear_refuses_a_size_below_one(sizes):
-    with pytest.raises(ValueError, match=f"at least one input and one output, got {sizes[0]} and {sizes[1]}"):
+    with pytest.raises(
+        ValueError, match=f"at least one input and one output, got {sizes[0]} and {sizes[1]}"
+    ):
         Linear(*sizes)
 
 
@@ -177,8 +194,14 @@ def test_sequential_is_indexed_sliced_counted_and_walked():
 @pytest.mark.parametrize(
     ("modules", "words"),
     [
-        (([nn.Tanh()],), r"module at place 0, got \[Tanh\(\)\]: unpack a list with Sequential\(\*modules\)"),
-        ((nn.Tanh(), torch.relu), r"module at place 1, got .*relu.*nn\.ReLU\(\) for torch\.relu"),
+        (
+            ([nn.Tanh()],),
+            r"module at place 0, got \[Tanh\(\)\]: unpack a list with Sequential\(\*modules\)",
+        ),
+        (
+            (nn.Tanh(), torch.relu),
+            r"module at place 1, got .*relu.*nn\.ReLU\(\) for torch\.relu",
+        ),
     ],
 )
 def test_sequential_refuses_what_is_not_a_module(plain_python, modules, words):
@@ -188,7 +211,11 @@ def test_sequential_refuses_what_is_not_a_module(plain_python, modules, words):
 
 def test_mlp_is_the_same_network_as_torch_modules_in_a_row():
     ours = seeded(MLP, [3, 8, 5, 2]).double()
-    theirs = seeded(lambda: nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2)))
+    theirs = seeded(
+        lambda: nn.Sequential(
+            nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2)
+        )
+    )
     theirs.double()
     x = normal(6, 3)
     for a, b in zip(value_and_gradient(ours, x), value_and_gradient(theirs, x), strict=True):
@@ -245,8 +272,12 @@ def test_mlp_says_how_to_make_an_activation_of_a_class():
 @pytest.mark.parametrize("shape", [(5,), (1,), (4, 3), (2, 3, 4), (), (0, 3)])
 def test_mse_loss_gives_the_values_and_gradients_of_torch(shape, reduction):
     target = normal(*shape, seed=2)
-    ours = value_and_gradient(lambda x: mse_loss(x, target, reduction=reduction), normal(*shape))
-    theirs = value_and_gradient(lambda x: F.mse_loss(x, target, reduction=reduction), normal(*shape))
+    ours = value_and_gradient(
+        lambda x: mse_loss(x, target, reduction=reduction), normal(*shape)
+    )
+    theirs = value_and_gradient(
+        lambda x: F.mse_loss(x, target, reduction=reduction), normal(*shape)
+    )
     assert_close(ours, theirs, **EXACT, equal_nan=True)
 
 
@@ -257,14 +288,21 @@ def test_mse_loss_gradients_agree_with_central_differences():
 
 
 def test_mse_loss_refuses_to_stretch_a_column_over_a_vector(plain_python):
-    with pytest.raises(ValueError, match=r"of one shape, got \(4, 1\) and \(4,\): drop a dimension .* squeeze\(1\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"of one shape, got \(4, 1\) and \(4,\): drop a dimension .* squeeze\(1\)",
+    ):
         mse_loss(normal(4, 1), normal(4))
 
 
 def test_losses_name_the_reductions_that_there_are():
-    with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none', got 'median'"):
+    with pytest.raises(
+        ValueError, match="reduction must be 'mean', 'sum' or 'none', got 'median'"
+    ):
         mse_loss(normal(4), normal(4), reduction="median")
-    with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none', got 'median'"):
+    with pytest.raises(
+        ValueError, match="reduction must be 'mean', 'sum' or 'none', got 'median'"
+    ):
         cross_entropy(normal(4, 3), integers(3, 4), reduction="median")
 
 
@@ -272,25 +310,37 @@ LOGITS = [(5,), (1,), (4, 3), (1, 1), (4, 1), (2, 5, 3), (2, 5, 3, 4)]
 
 
 def target_for(shape, seed=0):
-    return integers(shape[min(1, len(shape) - 1)], *shape[:1][: len(shape) - 1], *shape[2:], seed=seed)
+    return integers(
+        shape[min(1, len(shape) - 1)], *shape[:1][: len(shape) - 1], *shape[2:], seed=seed
+    )
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("ignore_index", [-100, 0])
 @pytest.mark.parametrize("shape", LOGITS)
-def test_cross_entropy_gives_the_values_and_gradients_of_torch(shape, ignore_index, reduction, label_smoothing):
+def test_cross_entropy_gives_the_values_and_gradients_of_torch(
+    shape, ignore_index, reduction, label_smoothing
+):
     target = target_for(shape)
-    options = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
+    options = {
+        "ignore_index": ignore_index,
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+    }
     ours = value_and_gradient(lambda x: cross_entropy(x, target, **options), 3 * normal(*shape))
-    theirs = value_and_gradient(lambda x: F.cross_entropy(x, target, **options), 3 * normal(*shape))
+    theirs = value_and_gradient(
+        lambda x: F.cross_entropy(x, target, **options), 3 * normal(*shape)
+    )
     assert_close(ours, theirs, **EXACT, equal_nan=True)
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("shape", LOGITS[1:])
-def test_cross_entropy_derivatives_agree_with_central_differences(shape, reduction, label_smoothing):
+def test_cross_entropy_derivatives_agree_with_central_differences(
+    shape, reduction, label_smoothing
+):
     target = target_for(shape)
     if target.dim():
         target.view(-1)[-1] = -100
@@ -311,7 +361,9 @@ def test_cross_entropy_has_the_second_derivatives_of_torch(shape, label_smoothin
 
     def gradient_and_product_with_hessian(loss):
         x = normal(*shape).requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(x, target, label_smoothing=label_smoothing), x, create_graph=True)
+        (gradient,) = torch.autograd.grad(
+            loss(x, target, label_smoothing=label_smoothing), x, create_graph=True
+        )
         return gradient.detach(), torch.autograd.grad(gradient, x, normal(*shape, seed=1))[0]
 
     ours, theirs = map(gradient_and_product_with_hessian, (cross_entropy, F.cross_entropy))
@@ -326,7 +378,9 @@ def test_cross_entropy_is_minus_the_log_probability_of_the_true_class():
 
 def test_cross_entropy_of_equal_logits_is_the_log_of_the_number_of_classes():
     assert_close(
-        cross_entropy(torch.zeros(2, 10).double(), integers(10, 2)), torch.tensor(10.0).double().log(), **EXACT
+        cross_entropy(torch.zeros(2, 10).double(), integers(10, 2)),
+        torch.tensor(10.0).double().log(),
+        **EXACT,
     )
 
 
@@ -340,10 +394,17 @@ def test_cross_entropy_bends_like_the_covariance_of_a_draw_from_softmax():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_cross_entropy_survives_huge_logits(dtype):
     z = torch.tensor([[1000.0, -1000.0, 0.0]] * 3, dtype=dtype)
-    loss, gradient = value_and_gradient(lambda x: cross_entropy(x, torch.tensor([0, 1, 2]), reduction="none"), z)
+    loss, gradient = value_and_gradient(
+        lambda x: cross_entropy(x, torch.tensor([0, 1, 2]), reduction="none"), z
+    )
     assert loss.tolist() == [0, 2000, 1000]
     scale = normal(3, seed=1, dtype=dtype)[:, None]
-    assert_close(gradient, scale * torch.tensor([[0.0, 0, 0], [1, -1, 0], [1, 0, -1]], dtype=dtype), rtol=0, atol=0)
+    assert_close(
+        gradient,
+        scale * torch.tensor([[0.0, 0, 0], [1, -1, 0], [1, 0, -1]], dtype=dtype),
+        rtol=0,
+        atol=0,
+    )
 
 
 def test_cross_entropy_leaves_out_a_class_that_is_masked_with_minus_infinity():
@@ -359,10 +420,17 @@ def test_cross_entropy_leaves_out_a_class_that_is_masked_with_minus_infinity():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cross_entropy_in_low_precision_is_as_precise_as_torch(scale, shift, dtype):
     z, target = (scale * normal(4096, 100) + shift).to(dtype), integers(100, 4096)
-    losses = [lambda x, f=f: f(x, target, reduction="none") for f in (cross_entropy, F.cross_entropy)]
+    losses = [
+        lambda x, f=f: f(x, target, reduction="none") for f in (cross_entropy, F.cross_entropy)
+    ]
     exact = value_and_gradient(losses[1], z.double())
-    exact = exact[0], exact[1] / normal(4096, 1, seed=1) * normal(4096, 1, seed=1, dtype=dtype).double()
-    for ours, theirs, truth in zip(*(value_and_gradient(f, z) for f in losses), exact, strict=True):
+    exact = (
+        exact[0],
+        exact[1] / normal(4096, 1, seed=1) * normal(4096, 1, seed=1, dtype=dtype).double(),
+    )
+    for ours, theirs, truth in zip(
+        *(value_and_gradient(f, z) for f in losses), exact, strict=True
+    ):
         assert ours.dtype == dtype
         assert (ours - truth).abs().mean() <= 1.25 * (theirs - truth).abs().mean()
 
@@ -383,9 +451,16 @@ def test_cross_entropy_leaves_its_arguments_as_they_are():
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_cross_entropy_with_nothing_to_count_does_what_torch_does(reduction):
-    for z, target in [(normal(4, 3), torch.full((4,), -100)), (normal(0, 3), torch.zeros(0, dtype=torch.int64))]:
-        ours = value_and_gradient(lambda x, y=target: cross_entropy(x, y, reduction=reduction), z)
-        theirs = value_and_gradient(lambda x, y=target: F.cross_entropy(x, y, reduction=reduction), z)
+    for z, target in [
+        (normal(4, 3), torch.full((4,), -100)),
+        (normal(0, 3), torch.zeros(0, dtype=torch.int64)),
+    ]:
+        ours = value_and_gradient(
+            lambda x, y=target: cross_entropy(x, y, reduction=reduction), z
+        )
+        theirs = value_and_gradient(
+            lambda x, y=target: F.cross_entropy(x, y, reduction=reduction), z
+        )
         assert_close(ours, theirs, **EXACT, equal_nan=True)
     assert cross_entropy(normal(4, 3), torch.full((4,), -100)).isnan()
 
@@ -393,28 +468,44 @@ def test_cross_entropy_with_nothing_to_count_does_what_torch_does(reduction):
 @pytest.mark.parametrize("wrong", [-1, 3, 300])
 def test_cross_entropy_names_a_target_that_is_no_class(wrong):
     with pytest.raises(
-        ValueError, match=f"expected classes from 0 to 2, or ignore_index=-100, got {wrong}: number the"
+        ValueError,
+        match=f"expected classes from 0 to 2, or ignore_index=-100, got {wrong}: number the",
     ):
         cross_entropy(normal(4, 3), torch.tensor([0, -100, wrong, 1]))
 
 
 @pytest.mark.parametrize(
-    ("logits", "target"), [((4, 3), (3,)), ((4, 3), (4, 1)), ((4, 3, 5), (4, 3)), ((3,), (1,)), ((), ()), ((4,), (4,))]
+    ("logits", "target"),
+    [
+        ((4, 3), (3,)),
+        ((4, 3), (4, 1)),
+        ((4, 3, 5), (4, 3)),
+        ((3,), (1,)),
+        ((), ()),
+        ((4,), (4,)),
+    ],
 )
 def test_cross_entropy_says_which_shapes_fit(logits, target):
-    with pytest.raises(ValueError, match=r"targets of that shape without the classes, got \(.*\) and \("):
+    with pytest.raises(
+        ValueError, match=r"targets of that shape without the classes, got \(.*\) and \("
+    ):
         cross_entropy(normal(*logits), integers(1, *target))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.float32, torch.bool])
 def test_cross_entropy_says_how_to_convert_targets(plain_python, dtype):
-    with pytest.raises(TypeError, match=rf"torch\.int64 as targets, got {dtype}: convert indices with target\.long"):
+    with pytest.raises(
+        TypeError,
+        match=rf"torch\.int64 as targets, got {dtype}: convert indices with target\.long",
+    ):
         cross_entropy(normal(4, 3), torch.ones(4, dtype=dtype))
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.1])
 def test_cross_entropy_refuses_smoothing_beyond_its_range(smoothing):
-    with pytest.raises(ValueError, match=f"label_smoothing must lie between 0 and 1, got {smoothing}"):
+    with pytest.raises(
+        ValueError, match=f"label_smoothing must lie between 0 and 1, got {smoothing}"
+    ):
         cross_entropy(normal(4, 3), integers(3, 4), label_smoothing=smoothing)
 
 
@@ -426,7 +517,9 @@ SHAPES = [(5, 3), (1, 1), (6, 4, 3), (6, 4, 5, 5)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out"])
-@pytest.mark.parametrize("nonlinearity", ["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"])
+@pytest.mark.parametrize(
+    "nonlinearity", ["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"]
+)
 def test_kaiming_draws_the_same_numbers_as_torch(shape, mode, nonlinearity, dtype):
     for ours, theirs in [
         (kaiming_normal_, nn.init.kaiming_normal_),
@@ -434,7 +527,9 @@ def test_kaiming_draws_the_same_numbers_as_torch(shape, mode, nonlinearity, dtyp
     ]:
         weight = torch.empty(shape, dtype=dtype)
         assert seeded(ours, weight, 0.2, mode, nonlinearity) is weight
-        assert_close(weight, seeded(theirs, weight.clone(), 0.2, mode, nonlinearity), rtol=0, atol=0)
+        assert_close(
+            weight, seeded(theirs, weight.clone(), 0.2, mode, nonlinearity), rtol=0, atol=0
+        )
         assert_close(seeded(ours, weight), seeded(theirs, weight.clone()), rtol=0, atol=0)
 
 
@@ -442,34 +537,55 @@ def test_kaiming_draws_the_same_numbers_as_torch(shape, mode, nonlinearity, dtyp
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("gain", [1.0, 5 / 3])
 def test_xavier_draws_the_same_numbers_as_torch(shape, gain, dtype):
-    for ours, theirs in [(xavier_normal_, nn.init.xavier_normal_), (xavier_uniform_, nn.init.xavier_uniform_)]:
+    for ours, theirs in [
+        (xavier_normal_, nn.init.xavier_normal_),
+        (xavier_uniform_, nn.init.xavier_uniform_),
+    ]:
         weight = torch.empty(shape, dtype=dtype)
         assert seeded(ours, weight, gain) is weight
         assert_close(weight, seeded(theirs, weight.clone(), gain), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("initialise", [kaiming_normal_, kaiming_uniform_, xavier_normal_, xavier_uniform_])
+@pytest.mark.parametrize(
+    "initialise", [kaiming_normal_, kaiming_uniform_, xavier_normal_, xavier_uniform_]
+)
 def test_initialisers_draw_from_the_generator_given_and_leave_no_trace_for_autograd(initialise):
     weight = nn.Parameter(torch.empty(5, 3))
     theirs = getattr(nn.init, initialise.__name__)
     initialise(weight, generator=torch.Generator().manual_seed(3))
     assert weight.is_leaf
     assert weight.requires_grad
-    assert_close(weight.detach(), theirs(torch.empty(5, 3), generator=torch.Generator().manual_seed(3)), rtol=0, atol=0)
+    assert_close(
+        weight.detach(),
+        theirs(torch.empty(5, 3), generator=torch.Generator().manual_seed(3)),
+        rtol=0,
+        atol=0,
+    )
 
 
 def test_kaiming_keeps_the_size_of_a_signal_through_twenty_layers_of_relu():
     g = torch.Generator().manual_seed(0)
     h = normal(64, 512, seed=1)
     for _ in range(20):
-        h = (h @ kaiming_normal_(torch.empty(512, 512).double(), nonlinearity="relu", generator=g).T).relu()
-    assert 0.2 < h.square().mean() < 5  # a mean square of 1 came in; without the gain one in a million is left
+        h = (
+            h
+            @ kaiming_normal_(
+                torch.empty(512, 512).double(), nonlinearity="relu", generator=g
+            ).T
+        ).relu()
+    # a mean square of 1 came in; without the gain one in a million is left
+    assert 0.2 < h.square().mean() < 5
 
 
-@pytest.mark.parametrize("initialise", [kaiming_normal_, kaiming_uniform_, xavier_normal_, xavier_uniform_])
+@pytest.mark.parametrize(
+    "initialise", [kaiming_normal_, kaiming_uniform_, xavier_normal_, xavier_uniform_]
+)
 @pytest.mark.parametrize("shape", [(), (5,), (5, 0), (0, 5)])
 def test_initialisers_want_a_weight_with_inputs_and_outputs(plain_python, initialise, shape):
-    with pytest.raises(ValueError, match=r"weight of shape \(outputs, inputs, \.\.\.\) .*, got \(.*start it at zero"):
+    with pytest.raises(
+        ValueError,
+        match=r"weight of shape \(outputs, inputs, \.\.\.\) .*, got \(.*start it at zero",
+    ):
         initialise(torch.empty(shape))
 
 

@@ -10,14 +10,25 @@ import torch
 from torch.optim import lr_scheduler as judge_schedules
 
 from companion import optimization
-from companion.optimization import SGD, Adam, AdamW, CosineWithWarmup, Descent, OneCycleLR, RMSprop, StepLR
+from companion.optimization import (
+    SGD,
+    Adam,
+    AdamW,
+    CosineWithWarmup,
+    Descent,
+    OneCycleLR,
+    RMSprop,
+    StepLR,
+)
 
 OPTIMIZERS = [SGD, RMSprop, Adam, AdamW]
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def choices(**values):
-    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    return [
+        dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())
+    ]
 
 
 SGD_CASES = [
@@ -49,15 +60,32 @@ ADAM_CASES = choices(
 EVERY_CASE = [
     *[(SGD, options) for options in SGD_CASES],
     *[(RMSprop, options) for options in RMSPROP_CASES],
-    *[(Adam, options | {"decoupled_weight_decay": way}) for options in ADAM_CASES for way in [False, True]],
+    *[
+        (Adam, options | {"decoupled_weight_decay": way})
+        for options in ADAM_CASES
+        for way in [False, True]
+    ],
     *[(AdamW, options) for options in ADAM_CASES],
 ]
 # a few cases in which, together, every branch that keeps a buffer is taken
 RICH_CASES = [
     (SGD, {"lr": 0.05, "momentum": 0.9}),
     (SGD, {"lr": 0.05, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
-    (SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True, "maximize": True}),
-    (RMSprop, {"lr": 0.05, "alpha": 0.9, "momentum": 0.5, "centered": True, "weight_decay": 0.1, "eps": 1e-3}),
+    (
+        SGD,
+        {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True, "maximize": True},
+    ),
+    (
+        RMSprop,
+        {
+            "lr": 0.05,
+            "alpha": 0.9,
+            "momentum": 0.5,
+            "centered": True,
+            "weight_decay": 0.1,
+            "eps": 1e-3,
+        },
+    ),
     (Adam, {"lr": 0.05, "betas": (0.8, 0.9), "amsgrad": True, "weight_decay": 0.1}),
     (AdamW, {"lr": 0.05, "betas": (0.8, 0.9), "amsgrad": True, "maximize": True}),
 ]
@@ -68,20 +96,29 @@ def judge(optimizer):
 
 
 def parameters(dtype=torch.float64):
-    """No dimension, nothing at all, a transposed tensor, and two that do not always have a gradient."""
+    """No dimension, nothing at all, a transposed tensor, and two that do not always have a
+    gradient.
+    """
     g = torch.Generator().manual_seed(0)
-    tensors = [torch.randn(shape, generator=g, dtype=torch.float64) for shape in [(), (0,), (5, 3), (7,), (2, 1, 3)]]
+    tensors = [
+        torch.randn(shape, generator=g, dtype=torch.float64)
+        for shape in [(), (0,), (5, 3), (7,), (2, 1, 3)]
+    ]
     tensors[2] = tensors[2].T
     return [t.to(dtype).requires_grad_() for t in tensors]
 
 
 @functools.cache
 def noise(t, shape, dtype):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(t), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(t), dtype=torch.float64
+    ).to(dtype)
 
 
 def run(optimizer, params, steps, scheduler=None):
-    """Noisy gradients that depend on the parameters, so that one wrong step spoils all later ones."""
+    """Noisy gradients that depend on the parameters, so that one wrong step spoils all later
+    ones.
+    """
     for t in steps:
         for i, p in enumerate(params):
             missing = (i == 3 and t % 3 == 1) or (i == 4 and t < 7)
@@ -97,7 +134,8 @@ def assert_same(ours, theirs, our_params, their_params, **tolerance):
         torch.testing.assert_close(p, q, **tolerance)
         assert ours.state.get(p, {}).keys() == theirs.state.get(q, {}).keys()
         for name, value in ours.state.get(p, {}).items():
-            torch.testing.assert_close(value, theirs.state[q][name], **tolerance)  # dtype and shape, too
+            # dtype and shape, too
+            torch.testing.assert_close(value, theirs.state[q][name], **tolerance)
 
 
 @pytest.mark.parametrize(("optimizer", "options"), EVERY_CASE)
@@ -126,19 +164,27 @@ def test_float32_is_as_precise_as_torch(optimizer, options):
     run(judge(optimizer)(q, **options), q, range(50))
 
     def error(params):
-        return max((a.double() - b).abs().max().item() for a, b in zip(params, exact, strict=True) if a.numel())
+        return max(
+            (a.double() - b).abs().max().item()
+            for a, b in zip(params, exact, strict=True)
+            if a.numel()
+        )
 
     assert error(p) <= 1.5 * error(q) + 1e-7
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("optimizer", "options"), RICH_CASES)
-def test_half_precision_parameters_keep_their_type_and_move_as_torch_moves_them(optimizer, options, dtype):
+def test_half_precision_parameters_keep_their_type_and_move_as_torch_moves_them(
+    optimizer, options, dtype
+):
     p, q = parameters(dtype), parameters(dtype)
     ours, theirs = optimizer(p, **options), judge(optimizer)(q, **options)
     run(ours, p, range(10))
     run(theirs, q, range(10))
-    assert_same(ours, theirs, p, q, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+    assert_same(
+        ours, theirs, p, q, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps
+    )
 
 
 @pytest.mark.parametrize(("optimizer", "options"), RICH_CASES)
@@ -211,7 +257,9 @@ def test_the_first_step_of_adam_has_the_length_of_the_rate(optimizer, size):
     p = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     p.grad = torch.tensor([size, -3 * size], dtype=torch.float64)
     optimizer([p], lr=0.01, eps=0.0).step()
-    torch.testing.assert_close(p.detach(), torch.tensor([-0.01, 0.01], dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        p.detach(), torch.tensor([-0.01, 0.01], dtype=torch.float64), rtol=1e-12, atol=0
+    )
 
 
 def test_adam_averages_are_weighted_sums_of_all_past_gradients():
@@ -223,9 +271,11 @@ def test_adam_averages_are_weighted_sums_of_all_past_gradients():
         ours.step()
         ages = torch.arange(t - 1, -1, -1, dtype=torch.float64)
         m, v = (
-            ((beta**ages) * gradients[:t] ** power).sum() / (beta**ages).sum() for beta, power in [(0.8, 1), (0.95, 2)]
+            ((beta**ages) * gradients[:t] ** power).sum() / (beta**ages).sum()
+            for beta, power in [(0.8, 1), (0.95, 2)]
         )
-        expected = expected - 0.1 * m / (v.sqrt() + 0.2)  # ε after the root and after the correction
+        # ε after the root and after the correction
+        expected = expected - 0.1 * m / (v.sqrt() + 0.2)
     torch.testing.assert_close(p.detach(), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -249,7 +299,9 @@ def test_decoupled_decay_shrinks_all_weights_alike_and_coupled_decay_does_not():
         optimizer([p], lr=0.1, weight_decay=weight_decay).step()
         return p.detach()
 
-    torch.testing.assert_close(moved(AdamW, 0.0) - moved(AdamW, 0.5), torch.full((2,), 0.05, dtype=torch.float64))
+    torch.testing.assert_close(
+        moved(AdamW, 0.0) - moved(AdamW, 0.5), torch.full((2,), 0.05, dtype=torch.float64)
+    )
     coupled = moved(Adam, 0.0) - moved(Adam, 0.5)
     assert coupled.abs().max() < 1e-4  # the first step only sees the sign
 
@@ -261,7 +313,10 @@ def test_rmsprop_centred_survives_a_gradient_that_never_changes():
         p.grad = torch.full_like(p, 0.1)
         ours.step()
         state = ours.state[p]
-        least = min(least, state["square_avg"].addcmul(state["grad_avg"], state["grad_avg"], value=-1).item())
+        least = min(
+            least,
+            state["square_avg"].addcmul(state["grad_avg"], state["grad_avg"], value=-1).item(),
+        )
     assert least < 0  # rounding took the variance below zero, where torch.optim answers NaN
     assert p.isfinite().all()
 
@@ -348,7 +403,10 @@ def test_groups_have_options_of_their_own_and_one_more_can_join_in_the_run(optim
     p, q = parameters(), parameters()
     pairs = []
     for params, make in [(p, optimizer), (q, judge(optimizer))]:
-        groups = [{"params": params[:2], "lr": 0.2}, {"params": params[2:4], "weight_decay": 0.3}]
+        groups = [
+            {"params": params[:2], "lr": 0.2},
+            {"params": params[2:4], "weight_decay": 0.3},
+        ]
         o = make(groups, **options)
         run(o, params[:4], range(10))
         o.add_param_group({"params": params[4:], "lr": 0.01, "maximize": True})
@@ -361,7 +419,10 @@ def test_groups_have_options_of_their_own_and_one_more_can_join_in_the_run(optim
 def test_accepts_a_generator_and_named_parameters(optimizer):
     model = torch.nn.Linear(3, 2)
     assert len(optimizer(model.parameters()).param_groups[0]["params"]) == 2
-    assert optimizer(model.named_parameters()).param_groups[0]["param_names"] == ["weight", "bias"]
+    assert optimizer(model.named_parameters()).param_groups[0]["param_names"] == [
+        "weight",
+        "bias",
+    ]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -383,7 +444,10 @@ def test_step_runs_the_closure_with_gradients_and_returns_its_loss(optimizer):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_rate_given_as_a_tensor_is_a_rate(optimizer):
     p, q = parameters(), parameters()
-    ours, judge_ = optimizer(p, lr=torch.tensor(0.05, dtype=torch.float64)), optimizer(q, lr=0.05)
+    ours, judge_ = (
+        optimizer(p, lr=torch.tensor(0.05, dtype=torch.float64)),
+        optimizer(q, lr=0.05),
+    )
     run(ours, p, range(10), StepLR(ours, step_size=3))
     run(judge_, q, range(10), StepLR(judge_, step_size=3))
     for a, b in zip(p, q, strict=True):
@@ -391,7 +455,11 @@ def test_a_rate_given_as_a_tensor_is_a_rate(optimizer):
 
 
 def test_momentum_and_amsgrad_can_be_turned_on_in_the_run():
-    for optimizer, option in [(SGD, {"momentum": 0.9}), (RMSprop, {"momentum": 0.9}), (Adam, {"amsgrad": True})]:
+    for optimizer, option in [
+        (SGD, {"momentum": 0.9}),
+        (RMSprop, {"momentum": 0.9}),
+        (Adam, {"amsgrad": True}),
+    ]:
         p = parameters()
         ours = optimizer(p)
         run(ours, p, range(3))
@@ -440,7 +508,9 @@ def rates(scheduler, steps):
     seen = []
     for t in range(steps + 1):
         groups = scheduler.optimizer.param_groups
-        seen.append([[g["lr"], g["betas"][0] if "betas" in g else g["momentum"]] for g in groups])
+        seen.append(
+            [[g["lr"], g["betas"][0] if "betas" in g else g["momentum"]] for g in groups]
+        )
         assert scheduler.get_last_lr() == [g["lr"] for g in groups]
         scheduler.optimizer.step()
         if t < steps:
@@ -453,7 +523,10 @@ def rates(scheduler, steps):
 def test_step_lr_agrees_with_torch(step_size, gamma):
     ours = rates(StepLR(two_groups(), step_size, gamma), 40)
     torch.testing.assert_close(
-        ours, rates(judge_schedules.StepLR(two_groups(), step_size, gamma), 40), rtol=1e-12, atol=0
+        ours,
+        rates(judge_schedules.StepLR(two_groups(), step_size, gamma), 40),
+        rtol=1e-12,
+        atol=0,
     )
 
 
@@ -484,10 +557,17 @@ def test_cosine_stays_at_the_bottom_after_the_last_step():
 
 @pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adam", "AdamW"])
 @pytest.mark.parametrize("total_steps", [1, 2, 7, 100])
-@pytest.mark.parametrize("options", [{}, {"pct_start": 0.0}, {"pct_start": 0.77, "div_factor": 4.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"pct_start": 0.0}, {"pct_start": 0.77, "div_factor": 4.0}]
+)
 def test_one_cycle_agrees_with_torch(name, total_steps, options):
-    ours = rates(OneCycleLR(two_groups(optimization, name), 0.3, total_steps, **options), total_steps)
-    theirs = rates(judge_schedules.OneCycleLR(two_groups(name=name), 0.3, total_steps, **options), total_steps)
+    ours = rates(
+        OneCycleLR(two_groups(optimization, name), 0.3, total_steps, **options), total_steps
+    )
+    theirs = rates(
+        judge_schedules.OneCycleLR(two_groups(name=name), 0.3, total_steps, **options),
+        total_steps,
+    )
     torch.testing.assert_close(ours, theirs, **EXACT)
 
 
@@ -517,13 +597,21 @@ def test_one_cycle_may_peak_at_its_very_first_step():
 SCHEDULES = [(StepLR, (4, 0.5)), (CosineWithWarmup, (5, 30)), (OneCycleLR, (0.3, 30))]
 MOVES = [
     *[(schedule, schedule, args) for schedule, args in SCHEDULES],
-    *[(schedule, getattr(judge_schedules, schedule.__name__), args) for schedule, args in SCHEDULES[::2]],
-    *[(getattr(judge_schedules, schedule.__name__), schedule, args) for schedule, args in SCHEDULES[::2]],
+    *[
+        (schedule, getattr(judge_schedules, schedule.__name__), args)
+        for schedule, args in SCHEDULES[::2]
+    ],
+    *[
+        (getattr(judge_schedules, schedule.__name__), schedule, args)
+        for schedule, args in SCHEDULES[::2]
+    ],
 ]
 
 
 @pytest.mark.parametrize(("first", "second", "args"), MOVES)
-def test_a_schedules_state_dict_goes_on_where_it_stopped_in_ours_and_in_torchs(first, second, args):
+def test_a_schedules_state_dict_goes_on_where_it_stopped_in_ours_and_in_torchs(
+    first, second, args
+):
     first_optimizer, second_optimizer = (
         (optimization if schedule.__module__ == optimization.__name__ else torch.optim).AdamW
         for schedule in [first, second]
@@ -540,7 +628,9 @@ def test_a_schedules_state_dict_goes_on_where_it_stopped_in_ours_and_in_torchs(f
     run(stays, p, range(12, 30), stays_schedule)
     run(arrives, q, range(12, 30), arrives_schedule)
     assert_same(stays, arrives, p, q)
-    assert stays_schedule.get_last_lr() == pytest.approx(arrives_schedule.get_last_lr(), rel=1e-12)
+    assert stays_schedule.get_last_lr() == pytest.approx(
+        arrives_schedule.get_last_lr(), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize(("schedule", "args"), SCHEDULES)
@@ -567,7 +657,15 @@ def test_a_schedule_resumes_from_last_epoch(schedule, args):
         lambda o: CosineWithWarmup(o, 5, 50),
         lambda o: OneCycleLR(o, 0.3, 50),
     ],
-    ids=["StepLR", "CosineAnnealingLR", "OneCycleLR", "LinearLR", "our StepLR", "CosineWithWarmup", "our OneCycleLR"],
+    ids=[
+        "StepLR",
+        "CosineAnnealingLR",
+        "OneCycleLR",
+        "LinearLR",
+        "our StepLR",
+        "CosineWithWarmup",
+        "our OneCycleLR",
+    ],
 )
 def test_any_schedule_works_on_our_optimisers_as_on_torchs(optimizer, schedule):
     p, q = parameters(), parameters()
@@ -583,7 +681,9 @@ def test_any_schedule_works_on_our_optimisers_as_on_torchs(optimizer, schedule):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("lr", [-0.1, float("nan")])
 def test_refuses_a_rate_that_is_not_zero_or_more(optimizer, lr):
-    with pytest.raises(ValueError, match=f"lr must be zero or more, got {lr}: to climb, pass maximize=True"):
+    with pytest.raises(
+        ValueError, match=f"lr must be zero or more, got {lr}: to climb, pass maximize=True"
+    ):
         optimizer([torch.ones(1)], lr=lr)
 
 
@@ -604,7 +704,9 @@ def test_refuses_other_negative_options(optimizer, option):
 @pytest.mark.parametrize("betas", [(1.0, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9, 1.5)])
 @pytest.mark.parametrize("optimizer", [Adam, AdamW])
 def test_refuses_betas_outside_their_range(optimizer, betas):
-    with pytest.raises(ValueError, match=r"betas must lie in \[0, 1\), got \(.*share of the past that is kept"):
+    with pytest.raises(
+        ValueError, match=r"betas must lie in \[0, 1\), got \(.*share of the past that is kept"
+    ):
         optimizer([torch.ones(1)], betas=betas)
 
 
@@ -616,7 +718,9 @@ def test_refuses_alpha_outside_its_range(alpha):
 
 @pytest.mark.parametrize("options", [{"momentum": 0.0}, {"momentum": 0.9, "dampening": 0.1}])
 def test_refuses_nesterov_without_momentum_or_with_dampening(options):
-    with pytest.raises(ValueError, match="needs momentum above 0 and dampening 0, got momentum 0"):
+    with pytest.raises(
+        ValueError, match="needs momentum above 0 and dampening 0, got momentum 0"
+    ):
         SGD([torch.ones(1)], nesterov=True, **options)
 
 
@@ -639,7 +743,9 @@ def test_refuses_a_tensor_in_place_of_a_list_of_tensors(optimizer):
 def test_refuses_sparse_gradients(optimizer):
     embedding = torch.nn.Embedding(5, 2, sparse=True)
     embedding(torch.tensor([1, 3])).sum().backward()
-    with pytest.raises(TypeError, match="got a sparse one: build the embedding with sparse=False"):
+    with pytest.raises(
+        TypeError, match="got a sparse one: build the embedding with sparse=False"
+    ):
         optimizer(embedding.parameters()).step()
 
 
@@ -663,11 +769,31 @@ def test_an_optimiser_without_an_equation_says_what_it_lacks():
     [
         (StepLR, (0,), {}, "step_size must be at least 1, got 0"),
         (StepLR, (2, -0.5), {}, "gamma must not be negative, got -0.5"),
-        (CosineWithWarmup, (10, 10), {}, "wanted 0 <= num_warmup_steps < num_training_steps, got 10 and 10"),
-        (CosineWithWarmup, (-1, 10), {}, "got -1 and 10: the warm-up is a part of the training steps"),
-        (OneCycleLR, (0.1, 0), {}, "total_steps must be at least 1, got 0: epochs times minibatches"),
+        (
+            CosineWithWarmup,
+            (10, 10),
+            {},
+            "wanted 0 <= num_warmup_steps < num_training_steps, got 10 and 10",
+        ),
+        (
+            CosineWithWarmup,
+            (-1, 10),
+            {},
+            "got -1 and 10: the warm-up is a part of the training steps",
+        ),
+        (
+            OneCycleLR,
+            (0.1, 0),
+            {},
+            "total_steps must be at least 1, got 0: epochs times minibatches",
+        ),
         (OneCycleLR, (0.1, 9), {"pct_start": 1.0}, r"pct_start must lie in \[0, 1\), got 1.0"),
-        (OneCycleLR, (0.1, 9), {"pct_start": -0.1}, r"pct_start must lie in \[0, 1\), got -0.1"),
+        (
+            OneCycleLR,
+            (0.1, 9),
+            {"pct_start": -0.1},
+            r"pct_start must lie in \[0, 1\), got -0.1",
+        ),
         (OneCycleLR, ([0.1], 9), {}, "got 1 max_lr for 2 parameter groups: one for each"),
     ],
 )
@@ -678,7 +804,9 @@ def test_schedules_refuse_what_makes_no_sense(schedule, args, options, words):
 
 def test_one_cycle_refuses_an_optimiser_without_momentum():
     optimizer = torch.optim.Adagrad([torch.ones(1, requires_grad=True)])
-    with pytest.raises(ValueError, match="Adagrad has no momentum to cycle: pass cycle_momentum=False"):
+    with pytest.raises(
+        ValueError, match="Adagrad has no momentum to cycle: pass cycle_momentum=False"
+    ):
         OneCycleLR(optimizer, 0.1, 10)
 
 
@@ -687,7 +815,9 @@ def test_one_cycle_refuses_to_go_on_after_the_end():
     for _ in range(3):
         scheduler.optimizer.step()
         scheduler.step()
-    with pytest.raises(ValueError, match="step 4 of a cycle of 3: total_steps is epochs times minibatches"):
+    with pytest.raises(
+        ValueError, match="step 4 of a cycle of 3: total_steps is epochs times minibatches"
+    ):
         scheduler.step()
 
 

@@ -31,18 +31,26 @@ def test_colours_differ_for_every_common_form_of_colour_blindness():
         "protanopia": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
         "deuteranopia": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
     }
-    linear = torch.tensor([to_rgb(colour) for colour in plotting.COLORS], dtype=torch.float64) ** 2.2
+    linear = (
+        torch.tensor([to_rgb(colour) for colour in plotting.COLORS], dtype=torch.float64) ** 2.2
+    )
     for matrix in simulate.values():
         seen = (linear @ torch.tensor(matrix, dtype=torch.float64).T).clamp(0) ** (1 / 2.2)
         assert torch.pdist(seen).min() > 0.09
-    assert len({colorsys.rgb_to_hls(*to_rgb(colour))[0] for colour in plotting.COLORS}) == len(plotting.COLORS)
+    assert len({colorsys.rgb_to_hls(*to_rgb(colour))[0] for colour in plotting.COLORS}) == len(
+        plotting.COLORS
+    )
 
 
 def test_in_a_notebook_figures_are_svg(figure):
     shell = InteractiveShell.instance()
     try:
         plotting.set_style()
-        drawn = {kind for kind, formatter in shell.display_formatter.formatters.items() if Figure in formatter}
+        drawn = {
+            kind
+            for kind, formatter in shell.display_formatter.formatters.items()
+            if Figure in formatter
+        }
     finally:
         InteractiveShell.clear_instance()
     assert "image/svg+xml" in drawn
@@ -62,12 +70,17 @@ def test_a_band_is_the_median_inside_the_quartiles(figure):
 def test_decision_regions_colour_the_plane_as_the_model_decides(figure):
     x = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.8, -0.5]])
     y = torch.tensor([0, 1, 1])
-    up = plotting.decision_regions(lambda points: torch.stack([-points[:, 1], points[:, 1]], dim=1), x, y).images[0]
+    up = plotting.decision_regions(
+        lambda points: torch.stack([-points[:, 1], points[:, 1]], dim=1), x, y
+    ).images[0]
     assert (up.get_array()[:70] == 0).all()
     assert (up.get_array()[-70:] == 1).all()
-    assert up.origin == "lower"  # the first row of the array, with the smallest x₂, is at the bottom
+    # the first row of the array, with the smallest x₂, is at the bottom
+    assert up.origin == "lower"
     plt.clf()
-    ax = plotting.decision_regions(lambda points: torch.stack([-points[:, 0], points[:, 0]], dim=1), x, y)
+    ax = plotting.decision_regions(
+        lambda points: torch.stack([-points[:, 0], points[:, 0]], dim=1), x, y
+    )
     regions = ax.images[0].get_array()
     assert regions.shape == (150, 150)
     left, right, bottom, top = ax.images[0].get_extent()
@@ -93,8 +106,14 @@ def test_an_image_grid_shows_each_image_once_with_its_title(figure):
     assert len(shown.axes) == 6
     assert [len(ax.images) for ax in shown.axes] == [1, 1, 1, 1, 1, 0]
     assert [ax.get_title() for ax in shown.axes] == ["a", "b", "c", "d", "e", ""]
-    torch.testing.assert_close(torch.from_numpy(shown.axes[4].images[0].get_array().filled()), images[4, 0])
-    assert plotting.image_grid(torch.rand(2, 3, 4, 6)).axes[0].images[0].get_array().shape == (4, 6, 3)
+    torch.testing.assert_close(
+        torch.from_numpy(shown.axes[4].images[0].get_array().filled()), images[4, 0]
+    )
+    assert plotting.image_grid(torch.rand(2, 3, 4, 6)).axes[0].images[0].get_array().shape == (
+        4,
+        6,
+        3,
+    )
 
 
 def test_a_network_has_a_circle_for_each_unit_and_a_line_for_each_weight(figure):
@@ -111,7 +130,9 @@ def test_a_player_holds_a_picture_for_each_value_and_asks_nothing_of_another_hos
         figure, lambda step: line.set_ydata([0, step]), [0, 3, 7], 'a line & its "end"', "step"
     )._repr_html_()
     frames = json.loads(re.search(r"frames = (\[.*?\]),", page).group(1))
-    pictures = [Image.open(io.BytesIO(base64.b64decode(frame.split(",")[1]))) for frame in frames]
+    pictures = [
+        Image.open(io.BytesIO(base64.b64decode(frame.split(",")[1]))) for frame in frames
+    ]
     assert len({picture.tobytes() for picture in pictures}) == 3
     assert {picture.size for picture in pictures} == {(640, 480)}
     assert '["0", "3", "7"]' in page
@@ -132,14 +153,22 @@ def test_the_few_colours_of_a_small_frame_are_still_those_of_the_book(figure):
     frame = re.search(r'src="data:image/png;base64,([^"]*)"', page).group(1)
     picture = Image.open(io.BytesIO(base64.b64decode(frame)))
     assert picture.mode == "P"
-    shown = torch.tensor([colour for _, colour in picture.convert("RGB").getcolors()], dtype=torch.float64) / 255
+    shown = (
+        torch.tensor(
+            [colour for _, colour in picture.convert("RGB").getcolors()], dtype=torch.float64
+        )
+        / 255
+    )
     wanted = torch.tensor([to_rgb(colour) for colour in plotting.COLORS], dtype=torch.float64)
     assert torch.cdist(wanted, shown).amin(dim=1).max() < 0.05
 
 
 def test_players_of_different_frames_do_not_meddle_with_each_other(figure):
     (line,) = figure.add_subplot().plot([0, 1], [0, 0])
-    pages = [plotting.player(figure, lambda step: line.set_ydata([0, step]), [last], "a line").html for last in (1, 2)]
+    pages = [
+        plotting.player(figure, lambda step: line.set_ydata([0, step]), [last], "a line").html
+        for last in (1, 2)
+    ]
     names = [re.findall(r"player-\w{12}", page) for page in pages]
     assert [len(set(name)) for name in names] == [1, 1]
     assert names[0][0] != names[1][0]

@@ -17,8 +17,14 @@ import companion
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PINNED = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M))
-MODULES = sorted(path.stem for path in (ROOT / "companion").glob("*.py") if path.stem != "__init__")
+PINNED = dict(
+    re.findall(
+        r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M
+    )
+)
+MODULES = sorted(
+    path.stem for path in (ROOT / "companion").glob("*.py") if path.stem != "__init__"
+)
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("[0-9][0-9]-*.md"))
 
 
@@ -56,7 +62,9 @@ def test_the_version_is_the_same_everywhere():
 def test_a_module_is_exported_tested_documented_and_under_the_import_contract(module):
     assert module in companion.__all__
     assert (ROOT / "tests" / f"test_{module}.py").exists()
-    assert f"automodule:: companion.{module}\n" in (ROOT / "book" / "a3-api.md").read_text(encoding="utf-8")
+    assert f"automodule:: companion.{module}\n" in (ROOT / "book" / "a3-api.md").read_text(
+        encoding="utf-8"
+    )
     layers = PYPROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
     assert f"companion.{module}" in re.split(r"\W+(?=companion)", " : ".join(layers))
 
@@ -66,7 +74,10 @@ def test_a_chapter_is_in_the_contents_and_on_the_map_and_has_a_module(chapter):
     text = (ROOT / "book" / f"{chapter}.md").read_text(encoding="utf-8")
     (label,) = re.findall(r"^\((ch-[\w-]+)\)=\n# ", text, re.M)
     assert f"book/{chapter}" in (ROOT / "_toc.yml").read_text(encoding="utf-8")
-    assert f"<{label}>" in (index := (ROOT / "book" / "index.md").read_text(encoding="utf-8")) or f"`{label}`" in index
+    assert (
+        f"<{label}>" in (index := (ROOT / "book" / "index.md").read_text(encoding="utf-8"))
+        or f"`{label}`" in index
+    )
     assert chapter[3:].replace("-", "_") in MODULES
 
 
@@ -77,7 +88,9 @@ def test_chapters_that_later_ones_build_on_come_first():
 
 
 def test_the_example_on_the_landing_page_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "book" / "index.md").read_text(encoding="utf-8"), re.S)
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "book" / "index.md").read_text(encoding="utf-8"), re.S
+    )
     assert "epochs=120" in example
     exec(example.replace("epochs=120", "epochs=1"), {})
 
@@ -91,7 +104,9 @@ def closure(name, seen):
     """The distributions that an installation without extras brings."""
     for requirement in map(Requirement, requires(name) or []):
         needed = canonical(requirement.name)
-        if needed not in seen and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+        if needed not in seen and (
+            requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ):
             seen.add(needed)
             closure(needed, seen)
     return seen
@@ -100,11 +115,23 @@ def closure(name, seen):
 def test_an_installation_of_the_companion_alone_brings_no_jupyter():
     brought = closure("deep-learning-companion", set())
     assert {"torch", "numpy", "pooch"} <= brought
-    assert not [name for name in brought if re.match(r"jupyter|ipy|nb|notebook|sphinx|pytest", name)]
+    assert not [
+        name for name in brought if re.match(r"jupyter|ipy|nb|notebook|sphinx|pytest", name)
+    ]
 
 
 def test_importing_everything_leaves_what_is_rarely_needed_unimported():
-    heavy = ("matplotlib", "sklearn", "scipy", "pooch", "requests", "pygments", "IPython", "ipywidgets", "pandas")
+    heavy = (
+        "matplotlib",
+        "sklearn",
+        "scipy",
+        "pooch",
+        "requests",
+        "pygments",
+        "IPython",
+        "ipywidgets",
+        "pandas",
+    )
     source = f"import companion, sys; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", source], text=True).strip() == "[]"
 
@@ -114,7 +141,14 @@ def test_the_wheel_has_the_package_its_data_and_nothing_else(tmp_path):
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"companion/py.typed", "companion/data/fashion_mnist.npz", "companion/layers.py"} <= names
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"companion", "deep_learning_companion"}
+    assert {
+        "companion/py.typed",
+        "companion/data/fashion_mnist.npz",
+        "companion/layers.py",
+    } <= names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {
+        "companion",
+        "deep_learning_companion",
+    }
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if "__pycache__" in name or "tests" in name]

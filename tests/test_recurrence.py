@@ -1,6 +1,4 @@
-import copy
 import math
-from collections import Counter
 
 import pytest
 import torch
@@ -13,26 +11,26 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 from companion.backpropagation import gradient_check
 from companion.recurrence import (
     RNN,
-    Embedding,
-    LanguageModel,
-    NGram,
     Recurrent,
     RNNCell,
-    bits_per_character,
-    fit_truncated,
-    sample,
 )
 
-# What every recurrent layer has to do; the tests of the next chapter's layers call these functions too.
+# What every recurrent layer has to do; the tests of the next chapter's layers call these
+# functions too.
 
 
 def normal(*shape, dtype=torch.float64, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def twins(ours, theirs, *arguments, dtype=torch.float64, **options):
     """Our module and PyTorch's, with the same weights."""
-    ours, theirs = ours(*arguments, dtype=dtype, **options), theirs(*arguments, dtype=dtype, **options)
+    ours, theirs = (
+        ours(*arguments, dtype=dtype, **options),
+        theirs(*arguments, dtype=dtype, **options),
+    )
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
 
@@ -43,21 +41,35 @@ def tensors(thing):
         return []
     if isinstance(thing, PackedSequence):
         return [thing.data]
-    return [thing] if isinstance(thing, torch.Tensor) else [tensor for part in thing for tensor in tensors(part)]
+    return (
+        [thing]
+        if isinstance(thing, torch.Tensor)
+        else [tensor for part in thing for tensor in tensors(part)]
+    )
 
 
 def run(module, make_input, leaves, hx):
-    """Outputs and states, and the gradients of a weighted sum of them all: of inputs, states, and parameters."""
+    """Outputs and states, and the gradients of a weighted sum of them all: of inputs, states,
+    and parameters.
+    """
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
     states = None if hx is None else [state.detach().requires_grad_() for state in hx]
     given_states = None if states is None else states[0] if len(states) == 1 else tuple(states)
     results = tensors(module(make_input(*leaves), given_states))
-    loss = sum((result * normal(*result.shape, seed=n).to(result)).sum() for n, result in enumerate(results))
-    return [*results, *torch.autograd.grad(loss, [*leaves, *(states or []), *module.parameters()])]
+    loss = sum(
+        (result * normal(*result.shape, seed=n).to(result)).sum()
+        for n, result in enumerate(results)
+    )
+    return [
+        *results,
+        *torch.autograd.grad(loss, [*leaves, *(states or []), *module.parameters()]),
+    ]
 
 
 def assert_agree(ours, theirs, make_input, leaves, hx=None, rtol=1e-10, atol=1e-10):
-    for a, b in zip(run(ours, make_input, leaves, hx), run(theirs, make_input, leaves, hx), strict=True):
+    for a, b in zip(
+        run(ours, make_input, leaves, hx), run(theirs, make_input, leaves, hx), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 
@@ -77,7 +89,9 @@ def settings_of_a_layer(draw):
     }
     options = {name: draw(st.booleans()) for name in ("bias", "batch_first", "bidirectional")}
     options["num_layers"] = draw(st.integers(1, 3))
-    arrangement = draw(st.sampled_from(["batch", "one sequence", "packed", "packed, longest first"]))
+    arrangement = draw(
+        st.sampled_from(["batch", "one sequence", "packed", "packed, longest first"])
+    )
     lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
     return sizes, options, arrangement, lengths, draw(st.booleans())
 
@@ -87,23 +101,38 @@ def check_against_torch(ours, theirs, case, **more):
     inputs, hidden, batch, time = sizes.values()
     make_input = itself
     if arrangement == "batch":
-        leaves = [normal(batch, time, inputs) if options["batch_first"] else normal(time, batch, inputs)]
+        leaves = [
+            normal(batch, time, inputs)
+            if options["batch_first"]
+            else normal(time, batch, inputs)
+        ]
         middle = (batch,)
     elif arrangement == "one sequence":
         leaves, middle = [normal(time, inputs)], ()
     else:
         lengths = sorted(lengths, reverse=True) if "longest" in arrangement else lengths
-        leaves, middle = [normal(length, inputs, seed=n) for n, length in enumerate(lengths)], (len(lengths),)
-        make_input = packed if arrangement == "packed" else lambda *sequences: pack_sequence(sequences)
+        leaves, middle = (
+            [normal(length, inputs, seed=n) for n, length in enumerate(lengths)],
+            (len(lengths),),
+        )
+        make_input = (
+            packed if arrangement == "packed" else lambda *sequences: pack_sequence(sequences)
+        )
     ours, theirs = twins(ours, theirs, inputs, hidden, **options, **more)
     rows = options["num_layers"] * (1 + options["bidirectional"])
-    hx = [normal(rows, *middle, hidden, seed=7 + n) for n in range(ours.states)] if with_states else None
+    hx = (
+        [normal(rows, *middle, hidden, seed=7 + n) for n in range(ours.states)]
+        if with_states
+        else None
+    )
     assert_agree(ours, theirs, make_input, leaves, hx)
     (a, _), (b, _) = ours(make_input(*leaves)), theirs(make_input(*leaves))
     assert type(a) is type(b)
     if isinstance(a, PackedSequence):
         for ours_says, theirs_says in zip(a[1:], b[1:], strict=True):
-            assert (ours_says is None and theirs_says is None) or torch.equal(ours_says, theirs_says)
+            assert (ours_says is None and theirs_says is None) or torch.equal(
+                ours_says, theirs_says
+            )
 
 
 def check_single_precision(ours, theirs, allowed=1.5):
@@ -113,7 +142,10 @@ def check_single_precision(ours, theirs, allowed=1.5):
     results = [run(layer, itself, [x], None) for layer in (ours, theirs)]
     exact = run(theirs.double(), itself, [x.double()], None)
     for our_result, their_result, true in zip(*results, exact, strict=True):
-        error, judge = ((result - true).square().mean().sqrt().item() for result in (our_result, their_result))
+        error, judge = (
+            (result - true).square().mean().sqrt().item()
+            for result in (our_result, their_result)
+        )
         assert error <= allowed * judge
 
 
@@ -125,7 +157,9 @@ def check_central_differences(layer, *hx, make_input=itself, time=4):
     def everything(x, *rest):
         states, weights = rest[: len(hx)], rest[len(hx) :]
         given_states = states[0] if len(states) == 1 else tuple(states)
-        output = functional_call(layer, dict(zip(names, weights, strict=True)), (make_input(x), given_states))
+        output = functional_call(
+            layer, dict(zip(names, weights, strict=True)), (make_input(x), given_states)
+        )
         return torch.cat([tensor.flatten() for tensor in tensors(output)])
 
     assert gradient_check(everything, x, *hx, *(p.detach() for p in layer.parameters()))
@@ -137,13 +171,17 @@ def check_interchangeable(ours, theirs, *arguments, **options):
     torch.manual_seed(0)
     b = theirs(*arguments, **options)
     assert list(a.state_dict()) == list(b.state_dict())
-    assert [name for name, _ in a.named_parameters()] == [name for name, _ in b.named_parameters()]
+    assert [name for name, _ in a.named_parameters()] == [
+        name for name, _ in b.named_parameters()
+    ]
     for name, weight in b.state_dict().items():
         assert torch.equal(a.state_dict()[name], weight)
     assert repr(a) == repr(b)
     for one, other in [(a, theirs(*arguments, **options)), (b, ours(*arguments, **options))]:
         other.load_state_dict(one.state_dict())
-        assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+        assert all(
+            torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True)
+        )
     before = [p.clone() for p in a.parameters()]
     a.reset_parameters()
     assert not any(torch.equal(p, q) for p, q in zip(a.parameters(), before, strict=True))
@@ -151,7 +189,9 @@ def check_interchangeable(ours, theirs, *arguments, **options):
 
 def check_loop_over_cells(layer, cell):
     """A layer is its cell, one step after the other."""
-    cell.load_state_dict({name.removesuffix("_l0"): weight for name, weight in layer.state_dict().items()})
+    cell.load_state_dict(
+        {name.removesuffix("_l0"): weight for name, weight in layer.state_dict().items()}
+    )
     x = normal(5, 3, layer.input_size)
     output, last = layer(x)
     state = None
@@ -167,14 +207,22 @@ def check_arrangements(layer):
     x = normal(3, 2 * layer.input_size, 5)
     view = x[:, ::2].permute(2, 0, 1)  # (5, 3, input_size)
     rows = layer.num_layers * (1 + layer.bidirectional)
-    hx = [normal(layer.hidden_size, 3, rows, seed=n).permute(2, 1, 0) for n in range(layer.states)]
+    hx = [
+        normal(layer.hidden_size, 3, rows, seed=n).permute(2, 1, 0) for n in range(layer.states)
+    ]
     kept = [tensor.clone() for tensor in (x, *hx, *layer.parameters())]
     strided = run(layer, itself, [view], hx)
-    for a, b in zip(strided, run(layer, itself, [view.clone(memory_format=torch.contiguous_format)], hx), strict=True):
+    for a, b in zip(
+        strided,
+        run(layer, itself, [view.clone(memory_format=torch.contiguous_format)], hx),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
     output, _ = layer(view.clone().requires_grad_())
     output.sum().backward()  # the gradient of a sum is one number, expanded
-    assert all(torch.equal(a, b) for a, b in zip((x, *hx, *layer.parameters()), kept, strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip((x, *hx, *layer.parameters()), kept, strict=True)
+    )
 
     sequences = [normal(length, layer.input_size, seed=length) for length in (2, 6, 1, 6, 3)]
     together, last = layer(packed(*sequences))
@@ -191,7 +239,8 @@ def check_states_of_packed_sequences(ours, theirs):
     """They stand in the order of the sequences, although the sequences are sorted by length."""
     ours, theirs = twins(ours, theirs, 2, 3)
     hx = [normal(1, 3, 3, seed=1 + n) for n in range(ours.states)]
-    leaves = [normal(length, 2, seed=length) for length in (1, 4, 2)]  # sorted by a permutation unlike its inverse
+    # sorted by a permutation unlike its inverse
+    leaves = [normal(length, 2, seed=length) for length in (1, 4, 2)]
     assert_agree(ours, theirs, packed, leaves, hx)
 
 
@@ -203,20 +252,35 @@ def check_dropout(ours, theirs):
     torch.manual_seed(1)
     dropped, _ = a(x)
     torch.manual_seed(1)
-    torch.testing.assert_close(dropped, b(x)[0], rtol=1e-12, atol=1e-14)  # the same numbers are dropped
+    # the same numbers are dropped
+    torch.testing.assert_close(dropped, b(x)[0], rtol=1e-12, atol=1e-14)
     a.eval(), b.eval()
     torch.testing.assert_close(a(x)[0], b(x)[0], rtol=1e-12, atol=1e-14)
     assert not torch.equal(a(x)[0], dropped)
 
-    everything_dropped, top = ours(3, 4, num_layers=2, dropout=1.0).double(), ours(4, 4).double()
-    top.load_state_dict({name[:-1] + "0": p for name, p in everything_dropped.state_dict().items() if name[-1] == "1"})
-    torch.testing.assert_close(everything_dropped(x)[0], top(torch.zeros(5, 2, 4).double())[0], rtol=1e-12, atol=1e-14)
+    everything_dropped, top = (
+        ours(3, 4, num_layers=2, dropout=1.0).double(),
+        ours(4, 4).double(),
+    )
+    top.load_state_dict(
+        {
+            name[:-1] + "0": p
+            for name, p in everything_dropped.state_dict().items()
+            if name[-1] == "1"
+        }
+    )
+    torch.testing.assert_close(
+        everything_dropped(x)[0], top(torch.zeros(5, 2, 4).double())[0], rtol=1e-12, atol=1e-14
+    )
 
 
 def check_types_and_devices(layer_class):
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         layer = layer_class(3, 4, num_layers=2, bidirectional=True, dtype=dtype)
-        for thing in (normal(5, 2, 3, dtype=dtype), packed(normal(5, 3, dtype=dtype), normal(2, 3, dtype=dtype))):
+        for thing in (
+            normal(5, 2, 3, dtype=dtype),
+            packed(normal(5, 3, dtype=dtype), normal(2, 3, dtype=dtype)),
+        ):
             results = tensors(layer(thing))
             assert {result.dtype for result in results} == {dtype}
             sum(result.sum() for result in results).backward()
@@ -269,22 +333,32 @@ def test_gradients_through_unequal_lengths_agree_with_central_differences():
 @pytest.mark.parametrize("options", RNNS)
 def test_single_precision_is_as_good_as_torchs(options):
     check_single_precision(
-        lambda *sizes, **more: RNN(*sizes, **options, **more), lambda *sizes, **more: nn.RNN(*sizes, **options, **more)
+        lambda *sizes, **more: RNN(*sizes, **options, **more),
+        lambda *sizes, **more: nn.RNN(*sizes, **options, **more),
     )
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_layers": 3, "bidirectional": True, "batch_first": True}, {"bias": False}, {"nonlinearity": "relu"}],
+    [
+        {},
+        {"num_layers": 3, "bidirectional": True, "batch_first": True},
+        {"bias": False},
+        {"nonlinearity": "relu"},
+    ],
 )
 def test_a_layer_is_interchangeable_with_torchs(options):
     check_interchangeable(RNN, nn.RNN, 3, 5, **options)
 
 
 def test_arguments_stand_where_torch_has_them():
-    assert repr(RNN(3, 5, 2, "relu", False, True, 0.5, True)) == repr(nn.RNN(3, 5, 2, "relu", False, True, 0.5, True))
+    assert repr(RNN(3, 5, 2, "relu", False, True, 0.5, True)) == repr(
+        nn.RNN(3, 5, 2, "relu", False, True, 0.5, True)
+    )
     assert RNN(3, 5, 2, "relu").nonlinearity == "relu"
-    assert repr(RNNCell(3, 5, False, "relu", None, torch.float64)) == "RNNCell(3, 5, bias=False)"
+    assert (
+        repr(RNNCell(3, 5, False, "relu", None, torch.float64)) == "RNNCell(3, 5, bias=False)"
+    )
 
 
 @pytest.mark.parametrize("options", RNNS)
@@ -328,9 +402,14 @@ def test_an_input_without_gradient_is_not_asked_for_one():
 def test_the_gradient_cannot_be_differentiated_again_but_that_of_a_cell_can():
     x = normal(3, 2, 2).requires_grad_()
     output, _ = RNN(2, 3).double()(x)
-    with pytest.raises(RuntimeError, match=r"cannot be computed with create_graph=True: loop over the layer's cell"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"cannot be computed with create_graph=True: loop over the layer's cell",
+    ):
         torch.autograd.grad(output.sum(), x, create_graph=True)
-    assert torch.autograd.gradgradcheck(RNNCell(2, 3).double(), (x[0], normal(2, 3).requires_grad_()))
+    assert torch.autograd.gradgradcheck(
+        RNNCell(2, 3).double(), (x[0], normal(2, 3).requires_grad_())
+    )
 
 
 def test_a_readers_own_layer_needs_only_its_pass_over_time():
@@ -344,7 +423,10 @@ def test_a_readers_own_layer_needs_only_its_pass_over_time():
     assert last.tolist() == [[16], [26]]
     _, last = Sum(1, 1, bidirectional=True)(packed(x[:1], x))
     assert last[..., 0].tolist() == [[1, 6], [1, 6]]
-    with pytest.raises(NotImplementedError, match=r"Recurrent must say in sequence\(\) what happens from step to step"):
+    with pytest.raises(
+        NotImplementedError,
+        match=r"Recurrent must say in sequence\(\) what happens from step to step",
+    ):
         Recurrent(1, 1)(x)
 
 
@@ -360,7 +442,9 @@ def test_a_cell_is_that_of_torch(options):
     torch.manual_seed(0)
     theirs = nn.RNNCell(3, 5, **options)
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )
     assert repr(RNNCell(3, 5)) == repr(nn.RNNCell(3, 5))
 
 
@@ -374,7 +458,9 @@ def test_initial_weights_fill_their_interval():
 @pytest.mark.parametrize("layer", [RNN, RNNCell])
 def test_a_layer_refuses_what_is_no_layer(layer):
     for sizes in [(0, 3), (3, 0)]:
-        with pytest.raises(ValueError, match=r"input_size and hidden_size must be at least 1, got \d and \d"):
+        with pytest.raises(
+            ValueError, match=r"input_size and hidden_size must be at least 1, got \d and \d"
+        ):
             layer(*sizes)
     with pytest.raises(ValueError, match="nonlinearity must be 'tanh' or 'relu', got 'gelu'"):
         layer(3, 4, nonlinearity="gelu")
@@ -384,36 +470,51 @@ def test_a_layer_refuses_impossible_options():
     with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
         RNN(3, 4, 0)
     for dropout in (-0.1, 1.5):
-        with pytest.raises(ValueError, match=f"dropout is a probability, between 0 and 1, got {dropout}"):
+        with pytest.raises(
+            ValueError, match=f"dropout is a probability, between 0 and 1, got {dropout}"
+        ):
             RNN(3, 4, 2, dropout=dropout)
-    with pytest.warns(UserWarning, match=r"dropout=0.5 acts between layers, and there is only one: raise num_layers"):
+    with pytest.warns(
+        UserWarning,
+        match=r"dropout=0.5 acts between layers, and there is only one: raise num_layers",
+    ):
         RNN(3, 4, dropout=0.5)
 
 
 @pytest.mark.usefixtures("plain_python")
 @pytest.mark.parametrize("layer", [RNN(3, 4), RNNCell(3, 4)])
 def test_a_layer_refuses_inputs_that_do_not_fit(layer):
-    with pytest.raises(TypeError, match=r"floating-point numbers, got torch.int64: look tokens up in an Embedding"):
+    with pytest.raises(
+        TypeError,
+        match=r"floating-point numbers, got torch.int64: look tokens up in an Embedding",
+    ):
         layer(torch.ones(5, 2, 3, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"expected 3 features in the last dimension, got shape \(5, 2, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"expected 3 features in the last dimension, got shape \(5, 2, 4\)"
+    ):
         layer(torch.ones(5, 2, 4))
     with pytest.raises(TypeError, match="expected one state, a tensor, got 2 of them"):
         layer(torch.ones(2, 3), (torch.zeros(1, 4), torch.zeros(1, 4)))
 
 
 @pytest.mark.parametrize(
-    ("batch_first", "words"), [(False, r"\(time, batch, 3\)"), (True, r"\(batch, time, 3\)")], ids=str
+    ("batch_first", "words"),
+    [(False, r"\(time, batch, 3\)"), (True, r"\(batch, time, 3\)")],
+    ids=str,
 )
 @pytest.mark.parametrize("shape", [(3,), (1, 5, 2, 3), (0, 2, 3), (5, 0, 3), (0, 3)], ids=str)
 def test_a_layer_refuses_what_is_no_sequence(batch_first, words, shape):
     with pytest.raises(
-        ValueError, match=rf"expected a batch {words} or one sequence \(time, 3\), of at least one step"
+        ValueError,
+        match=rf"expected a batch {words} or one sequence \(time, 3\), of at least one step",
     ):
         RNN(3, 4, batch_first=batch_first)(torch.ones(shape))
 
 
 def test_a_layer_refuses_packed_sequences_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"expected 3 features in the last dimension, got shape \(7, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"expected 3 features in the last dimension, got shape \(7, 2\)"
+    ):
         RNN(3, 4)(packed(torch.ones(5, 2), torch.ones(2, 2)))
 
 
@@ -421,401 +522,19 @@ def test_a_layer_refuses_packed_sequences_that_do_not_fit():
 def test_a_layer_refuses_states_of_a_wrong_shape():
     layer = RNN(3, 4, num_layers=2, bidirectional=True, batch_first=True)
     with pytest.raises(
-        ValueError, match=r"a state of shape \(4, 5, 4\) for an input .*, got \(4, 1, 4\): leave it out"
+        ValueError,
+        match=r"a state of shape \(4, 5, 4\) for an input .*, got \(4, 1, 4\): leave it out",
     ):
         layer(torch.ones(5, 7, 3), torch.zeros(4, 1, 4))  # would be stretched over the batch
-    with pytest.raises(ValueError, match=r"a state of shape \(4, 4\) for an input of shape \(7, 3\), got \(4, 1, 4\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"a state of shape \(4, 4\) for an input of shape \(7, 3\), got \(4, 1, 4\)",
+    ):
         layer(torch.ones(7, 3), torch.zeros(4, 1, 4))
     with pytest.raises(ValueError, match=r"a state of shape \(4, 2, 4\)"):
         layer(packed(torch.ones(5, 3), torch.ones(2, 3)), torch.zeros(2, 2, 4))
-    with pytest.raises(ValueError, match=r"a state of shape \(5, 4\) for an input of shape \(5, 3\), got \(1, 4\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"a state of shape \(5, 4\) for an input of shape \(5, 3\), got \(1, 4\)",
+    ):
         RNNCell(3, 4)(torch.ones(5, 3), torch.zeros(1, 4))
-
-
-# Embedding
-
-
-@pytest.mark.parametrize("padding_idx", [None, 0, 3, -1])
-def test_an_embedding_is_that_of_torch(padding_idx):
-    torch.manual_seed(0)
-    ours = Embedding(6, 4, padding_idx, dtype=torch.float64)
-    torch.manual_seed(0)
-    theirs = nn.Embedding(6, 4, padding_idx, dtype=torch.float64)
-    assert torch.equal(ours.weight, theirs.weight)
-    assert repr(ours) == repr(theirs)
-    ours.reset_parameters()
-    theirs.load_state_dict(ours.state_dict())
-    ours.load_state_dict(theirs.state_dict())
-    with torch.no_grad():
-        ours.weight += 1  # a vector for padding that is not zero
-        theirs.weight += 1
-    for shape in [(), (1,), (50,), (7, 9), (2, 3, 4), (0,), (3, 0)]:
-        tokens = torch.randint(6, shape)
-        for kind in (torch.int64, torch.int32):
-            results = []
-            for module in (ours, theirs):
-                vectors = module(tokens.to(kind))
-                results.append((vectors, *torch.autograd.grad((vectors * normal(*shape, 4)).sum(), module.weight)))
-            for a, b in zip(*results, strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
-
-
-def test_an_embedding_is_a_product_with_one_hot_vectors():
-    layer = Embedding(5, 3).double()
-    tokens = torch.tensor([[0, 4], [2, 2]])
-    torch.testing.assert_close(layer(tokens), nn.functional.one_hot(tokens, 5).double() @ layer.weight)
-    assert gradient_check(lambda weight: functional_call(layer, {"weight": weight}, (tokens,)), layer.weight.detach())
-
-
-def test_strided_tokens_are_looked_up_in_their_order():
-    layer = copy.deepcopy(Embedding(6, 2))
-    tokens = torch.tensor([[0, 1, 2], [3, 4, 5]])
-    assert torch.equal(layer(tokens.T), layer.weight[tokens.T])
-    assert torch.equal(layer(tokens[:, ::2]), layer.weight[tokens[:, ::2]])
-
-
-def test_an_embedding_refuses_what_is_no_table():
-    with pytest.raises(ValueError, match="at least one token and one number for each, got 0 and 4"):
-        Embedding(0, 4)
-    with pytest.raises(ValueError, match="at least one token and one number for each, got 4 and 0"):
-        Embedding(4, 0)
-    for padding_idx in (4, -5):
-        with pytest.raises(ValueError, match=rf"one of the 4 tokens, got {padding_idx}: count the padding as a token"):
-            Embedding(4, 2, padding_idx)
-
-
-@pytest.mark.usefixtures("plain_python")
-def test_an_embedding_refuses_what_is_no_token():
-    for token in (4, -1):
-        with pytest.raises(ValueError, match=rf"tokens from 0 to 3, got {token}: num_embeddings must be the size"):
-            Embedding(4, 2)(torch.tensor([[0, token]]))
-    with pytest.raises(TypeError, match=r"type torch.int64, got torch.float32: convert with tokens.long\(\)"):
-        Embedding(4, 2)(torch.ones(3))
-
-
-# Language models
-
-
-VOCABULARY = 5
-
-
-def text_of(length):
-    """Tokens of which each is the last but one, or one more: nothing else can be known of it."""
-    g = torch.Generator().manual_seed(0)
-    tokens = [0, 1]
-    for noise in torch.randint(2, (length - 2,), generator=g).tolist():
-        tokens.append((tokens[-2] + noise) % VOCABULARY)
-    return torch.tensor(tokens)
-
-
-@pytest.fixture
-def text():
-    return text_of(602)
-
-
-@pytest.fixture(autouse=True)
-def no_progress_bars(monkeypatch):
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-
-
-def small_model(seed=0, recurrent=RNN, **options):
-    torch.manual_seed(seed)
-    return LanguageModel(VOCABULARY, recurrent(3, 4), **options)
-
-
-def test_a_language_model_is_embedding_recurrence_and_a_linear_layer(text):
-    model = small_model()
-    tokens = text[:40].view(4, 10)
-    logits, state = model(tokens)
-    outputs, last = model.recurrent(model.embedding.weight[tokens.T])
-    torch.testing.assert_close(logits, (outputs @ model.head.weight.T + model.head.bias).transpose(0, 1))
-    torch.testing.assert_close(state, last)
-    assert logits.shape == (4, 10, VOCABULARY)
-
-
-def test_reading_a_text_in_two_parts_with_the_state_is_reading_it_whole(text):
-    model = small_model()
-    whole, last = model(text[None, :40])
-    first, state = model(text[None, :15])
-    second, state = model(text[None, 15:40], state)
-    torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
-    torch.testing.assert_close(state, last)
-
-
-def test_no_logits_depend_on_later_tokens(text):
-    model = small_model()
-    changed = text[:20].clone()
-    changed[12] = (changed[12] + 1) % VOCABULARY
-    before, after = (model(tokens[None])[0][0] for tokens in (text[:20], changed))
-    torch.testing.assert_close(before[:12], after[:12], rtol=0, atol=0)
-    assert (before[12:] != after[12:]).any(1).all()
-
-
-def test_dropout_acts_on_the_way_to_the_output_while_training(text):
-    model = small_model(dropout=0.5)
-    assert not torch.equal(model(text[None, :20])[0], model(text[None, :20])[0])
-    model.eval()
-    torch.testing.assert_close(model(text[None, :20])[0], small_model()(text[None, :20])[0])
-
-
-@pytest.mark.parametrize("option", ["bidirectional", "batch_first"])
-def test_a_recurrent_layer_that_cannot_read_forward_step_by_step_is_refused(option):
-    with pytest.raises(ValueError, match=r"without bidirectional .* and without batch_first"):
-        LanguageModel(VOCABULARY, RNN(3, 4, **{option: True}))
-
-
-def plain_truncated(model, optimizer, text, streams, time, carry, max_norm):
-    """One epoch, token by token, with the loss and the clipping written out."""
-    length = (len(text) - 1) // streams
-    state, losses = None, []
-    for start in range(0, length - time + 1, time):
-        state = state.detach() if carry and state is not None else None
-        loss = 0
-        for t in range(start, start + time):
-            read = torch.stack([text[k * length + t] for k in range(streams)])
-            logits, state = model(read[:, None], state)
-            for k in range(streams):
-                loss = loss - logits[k, 0].log_softmax(0)[text[k * length + t + 1]] / (streams * time)
-        optimizer.zero_grad()
-        loss.backward()
-        norm = sum(p.grad.square().sum() for p in model.parameters()).sqrt()
-        for p in model.parameters():
-            p.grad *= min(1.0, max_norm / norm)
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-@pytest.mark.parametrize(("carry", "max_norm"), [(True, 1.0), (False, 1.0), (True, 0.01), (True, math.inf)])
-def test_truncated_backpropagation_is_what_it_says_token_by_token(text, carry, max_norm):
-    fast, plain = (small_model().double() for _ in range(2))
-    optimizers = [torch.optim.SGD(model.parameters(), lr=0.5) for model in (fast, plain)]
-    history = fit_truncated(fast, optimizers[0], text, batch_size=4, time=7, carry=carry, max_norm=max_norm)
-    expected = plain_truncated(plain, optimizers[1], text, 4, 7, carry, max_norm)
-    assert history.steps_per_epoch == len(expected) == 150 // 7
-    torch.testing.assert_close(torch.tensor(history.loss), torch.tensor(expected), rtol=1e-5, atol=0)
-    for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
-def test_it_learns_what_there_is_to_know_and_carrying_the_state_helps_short_chunks():
-    text = text_of(4000)
-
-    def bits(carry):
-        torch.manual_seed(0)
-        model = LanguageModel(VOCABULARY, RNN(8, 16))
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        options = {"epochs": 3, "batch_size": 8, "time": 2, "carry": carry, "validation": text[3000:]}
-        return fit_truncated(model, optimizer, text[:3000], **options, progress=False).validation_metric[-1]
-
-    assert 1.0 < bits(carry=True) < 1.2  # one bit of noise a token
-    assert bits(carry=False) > 1.5  # of the first token in a chunk of two nothing can be known
-
-
-def test_the_history_has_nats_bits_and_seconds_and_the_schedule_is_followed(text):
-    model = small_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
-    history = fit_truncated(
-        model, optimizer, text, epochs=2, batch_size=4, time=50, validation=text, scheduler=scheduler
-    )
-    assert len(history.loss) == len(history.seconds) == 2 * history.steps_per_epoch == 6
-    assert history.seconds == sorted(history.seconds)
-    assert optimizer.param_groups[0]["lr"] == 0.5**6
-    assert history.validation_metric[-1] == bits_per_character(model, text)
-    assert history.validation_loss == pytest.approx([bits * math.log(2) for bits in history.validation_metric])
-
-
-def test_the_same_seed_gives_the_same_model_and_leaves_the_global_state_and_modes_alone(text):
-    models = []
-    for seed in (1, 1, 2):
-        model = small_model(dropout=0.5)
-        model.dropout.eval()
-        model.recurrent.train()
-        torch.manual_seed(7)
-        before = torch.get_rng_state()
-        fit_truncated(model, torch.optim.SGD(model.parameters(), lr=0.1), text, batch_size=4, time=10, seed=seed)
-        assert torch.equal(torch.get_rng_state(), before)
-        assert not model.dropout.training
-        assert model.recurrent.training
-        models.append(model.head.weight)
-    assert torch.equal(models[0], models[1])
-    assert not torch.equal(models[0], models[2])
-
-
-def test_no_epochs_change_nothing(text):
-    model = small_model()
-    history = fit_truncated(model, torch.optim.SGD(model.parameters(), lr=0.1), text, epochs=0, batch_size=4, time=10)
-    assert history.loss == []
-    assert torch.equal(model.head.weight, small_model().head.weight)
-
-
-def test_the_state_of_two_tensors_is_cut_off_too(text):
-    model = small_model(recurrent=nn.LSTM)
-    history = fit_truncated(model, torch.optim.SGD(model.parameters(), lr=0.1), text, batch_size=4, time=10)
-    assert history.loss[-1] < history.loss[0]
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"epochs": -1}, r"epochs must not be negative.*got -1, 4, 10"),
-        ({"batch_size": 0}, r"at least 1 and max_norm above 0, got 1, 0, 10"),
-        ({"time": 0}, r"got 1, 4, 0"),
-        ({"max_norm": 0.0}, r"max_norm above 0, got 1, 4, 10 and 0.0"),
-        ({"max_norm": math.nan}, r"got 1, 4, 10 and nan"),
-        ({"time": 200}, r"4 streams of 200 tokens and the one after each need 801 tokens, got 602: shorten"),
-        ({"batch_size": 700}, r"700 streams need at least one token each, and one after the last, got 602"),
-    ],
-)
-def test_training_refuses_what_makes_no_sense(text, options, words):
-    model = small_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=words):
-        fit_truncated(model, optimizer, text, **{"batch_size": 4, "time": 10} | options)
-
-
-def test_bits_per_character_is_the_mean_of_minus_log2_of_the_probabilities(text):
-    model = small_model(dropout=0.5)
-    p = model.eval()(text[None, :-1])[0][0].softmax(1).gather(1, text[1:, None])
-    assert bits_per_character(model, text, streams=1) == pytest.approx(-p.log2().mean().item(), rel=1e-6)
-    assert bits_per_character(model.train(), text, streams=1) == pytest.approx(-p.log2().mean().item(), rel=1e-6)
-    assert model.dropout.training
-
-
-def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary(text):
-    model = small_model()
-    nn.init.zeros_(model.head.weight)
-    nn.init.zeros_(model.head.bias)
-    for streams in (1, 16, 601):
-        assert bits_per_character(model, text, streams) == pytest.approx(math.log2(VOCABULARY), rel=1e-6)
-
-
-@pytest.mark.parametrize("streams", [0, 602])
-def test_too_many_streams_for_a_text_are_refused(text, streams):
-    with pytest.raises(ValueError, match=f"{streams} streams need at least one token each.*got 602 tokens"):
-        bits_per_character(small_model(), text, streams)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_the_frequencies_of_samples_are_the_softmax_of_the_logits_over_the_temperature(text, temperature):
-    model, prompt = small_model(), text[:9]
-    with torch.no_grad():
-        model.head.weight *= 4
-    expected = (model(prompt[None])[0][0, -1] / temperature).softmax(0)
-    g = torch.Generator().manual_seed(0)
-    first = torch.cat([sample(model, prompt, 1, temperature, g) for _ in range(600)])
-    torch.testing.assert_close(first.bincount(minlength=VOCABULARY) / 600, expected.detach(), rtol=0, atol=0.06)
-
-
-def test_at_temperature_zero_the_likeliest_token_is_taken_and_fed_back(text):
-    model, written = small_model(dropout=0.5).eval(), text[:3]
-    for _ in range(12):
-        written = torch.cat([written, model(written[None])[0][0, -1].argmax(0, keepdim=True)])
-    assert torch.equal(sample(model.train(), text[:3], 12, 0.0), written[3:])
-    assert model.dropout.training
-
-
-def test_samples_repeat_with_their_generator_and_may_be_empty(text):
-    model = small_model()
-    one, two = (sample(model, text[:3], 30, generator=torch.Generator().manual_seed(5)) for _ in range(2))
-    assert torch.equal(one, two)
-    assert sample(model, text[:3], 0).shape == (0,)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "length", "temperature", "words"),
-    [(0, 5, 1.0, "got 0 tokens"), (3, -1, 1.0, "3 tokens, -1"), (3, 5, -0.5, "and -0.5"), (3, 5, math.nan, "and nan")],
-)
-def test_sampling_refuses_what_makes_no_sense(text, prompt, length, temperature, words):
-    with pytest.raises(ValueError, match=words):
-        sample(small_model(), text[:prompt], length, temperature)
-
-
-def witten_bell(text, start, history, token, vocabulary):
-    """Pr(token | history), as the recursion is written, with counts by search from ``start`` on."""
-    if history is None:
-        return 1 / vocabulary
-    n = len(history)
-    followers = [text[i] for i in range(start, len(text)) if text[i - n : i] == history]
-    shorter = witten_bell(text, start, history[1:] if history else None, token, vocabulary)
-    if not followers:
-        return shorter
-    different = len(set(followers))
-    return (followers.count(token) + different * shorter) / (len(followers) + different)
-
-
-def kneser_ney(text, start, history, token, vocabulary, longest=True):
-    """The same with absolute discounts, and different predecessors in place of occurrences for shorter histories."""
-    if history is None:
-        return 1 / vocabulary
-    n = len(history)
-    grams = [tuple(text[i - n : i + 1]) for i in range(start, len(text))]
-    if not longest:
-        longer = {tuple(text[i - n - 1 : i + 1]) for i in range(start, len(text))}
-        grams = [gram[1:] for gram in longer]
-    shorter = kneser_ney(text, start, history[1:] if history else None, token, vocabulary, longest=False)
-    followers = [gram[-1] for gram in grams if list(gram[:-1]) == history]
-    if not followers:
-        return shorter
-    times = Counter(Counter(grams).values())
-    discount = (times[1] + 1) / (times[1] + 2 * times[2] + 2)
-    kept = max(followers.count(token) - discount, 0)
-    return (kept + discount * len(set(followers)) * shorter) / len(followers)
-
-
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
-@pytest.mark.parametrize("judge", [witten_bell, kneser_ney])
-def test_an_n_gram_is_the_recursion_of_its_smoothing(text, order, judge):
-    train, held_out = text[:80], text[300:330]
-    p = NGram(order, VOCABULARY + 1, judge.__name__.replace("_", "-")).fit(train).probability(held_out)
-    padded = [0] * (order - 1) + train.tolist()
-    tokens = [0] * (order - 1) + held_out.tolist()
-    for t, expected in enumerate(p.tolist()):
-        history, token = tokens[t : t + order - 1], tokens[t + order - 1]
-        assert expected == pytest.approx(judge(padded, order - 1, history, token, VOCABULARY + 1), rel=1e-12)
-
-
-@pytest.mark.parametrize("smoothing", ["witten-bell", "kneser-ney"])
-def test_the_probabilities_of_all_next_tokens_add_up_to_one(text, smoothing):
-    model = NGram(4, VOCABULARY + 1, smoothing).fit(text)
-    for context in ([0, 1, 1], [5, 5, 5], [4, 0, 5]):
-        rows = torch.tensor([[*context, token] for token in range(VOCABULARY + 1)])
-        assert model.probability(rows)[:, -1].sum() == pytest.approx(1, abs=1e-12)
-
-
-def test_a_unigram_of_a_long_text_needs_its_entropy_and_a_trigram_less(text):
-    share = text.bincount() / len(text)
-    entropy = -(share * share.log2()).sum().item()
-    assert NGram(1, VOCABULARY).fit(text).bits(text) == pytest.approx(entropy, abs=0.01)
-    assert 1.0 < NGram(3, VOCABULARY).fit(text[:400]).bits(text[400:]) < 1.3 < 2.2 < entropy
-
-
-def test_fit_returns_the_model_and_counts_afresh(text):
-    model = NGram(2, VOCABULARY)
-    assert model.fit(text) is model
-    once = model.probability(text)
-    torch.testing.assert_close(model.fit(text).probability(text), once, rtol=0, atol=0)
-    assert once.dtype == torch.float64
-
-
-@pytest.mark.parametrize(("order", "vocabulary"), [(0, 5), (2, 0), (10, 97)])
-def test_an_n_gram_of_an_impossible_size_is_refused(order, vocabulary):
-    with pytest.raises(ValueError, match=rf"below 2 \*\* 63, got {order} and {vocabulary}"):
-        NGram(order, vocabulary)
-
-
-def test_an_unknown_smoothing_is_refused():
-    with pytest.raises(ValueError, match="smoothing must be 'witten-bell' or 'kneser-ney', got 'laplace'"):
-        NGram(2, 5, "laplace")
-
-
-def test_an_n_gram_says_what_is_wrong_with_a_text(text):
-    with pytest.raises(ValueError, match="nothing to count in an empty text"):
-        NGram(2, 5).fit(text[:0])
-    with pytest.raises(ValueError, match="call fit with a text first"):
-        NGram(2, 5).probability(text)
-    with pytest.raises(ValueError, match=r"expected tokens from 0 to 3, got 0 to 4: give vocabulary"):
-        NGram(2, 4).fit(text)
-    with pytest.raises(ValueError, match=r"expected tokens from 0 to 4, got -1 to 2"):
-        NGram(2, 5).fit(text).probability(torch.tensor([2, -1]))

@@ -1,4 +1,6 @@
-"""The built site, as a reader's browser sees it. It is built from the outputs that the chapters left when they ran."""
+"""The built site, as a reader's browser sees it. It is built from the outputs that the chapters
+left when they ran.
+"""
 
 import re
 import shutil
@@ -19,14 +21,19 @@ from sphinx.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+PAGES = [
+    TOC["root"],
+    *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]),
+]
 CHAPTERS = [page for page in PAGES if re.match(r"book/\d\d-", page)]
 
-# What axe-core reports about the theme rather than about the book, each with the reason why it stays.
-# A rule, and a piece of the HTML in which it is accepted.
+# What axe-core reports about the theme rather than about the book, each with the reason why it
+# stays. A rule, and a piece of the HTML in which it is accepted.
 ACCEPTED = {
-    "region": 'class="sidebar-primary-item"',  # the theme's sidebar with the table of contents is no landmark
-    "aria-allowed-role": 'role="doc-biblioentry"',  # docutils marks the entries of a bibliography with a role
+    # the theme's sidebar with the table of contents is no landmark
+    "region": 'class="sidebar-primary-item"',
+    # docutils marks the entries of a bibliography with a role
+    "aria-allowed-role": 'role="doc-biblioentry"',
     "aria-deprecated-role": 'role="doc-biblioentry"',  # that ARIA has since withdrawn
     "aria-required-children": 'class="citation-list"',
 }
@@ -35,7 +42,14 @@ ACCEPTED = {
 @pytest.fixture(scope="session")
 def site():
     """The folder of the built site."""
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", str(ROOT), "-W", "-n", "--keep-going"]
+    command = [
+        Path(sys.executable).with_name("jupyter-book"),
+        "build",
+        str(ROOT),
+        "-W",
+        "-n",
+        "--keep-going",
+    ]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout[-5000:] + built.stderr[-5000:]
     return ROOT / "_build" / "html"
@@ -62,8 +76,13 @@ def browser():
     installed = next(filter(None, map(shutil.which, names)), None)
     with playwright.sync_playwright() as driver:
         if installed is None and not Path(driver.chromium.executable_path).exists():
-            pytest.skip("no Chromium: install Debian's package chromium, or run `playwright install chromium`")
-        chromium = driver.chromium.launch(executable_path=installed, args=["--no-sandbox", "--disable-gpu"])
+            pytest.skip(
+                "no Chromium: install Debian's package chromium, or run `playwright install "
+                "chromium`"
+            )
+        chromium = driver.chromium.launch(
+            executable_path=installed, args=["--no-sandbox", "--disable-gpu"]
+        )
         yield chromium
         chromium.close()
 
@@ -72,16 +91,31 @@ class Visit:
     """A page opened in a browser, and everything that went wrong on the way."""
 
     def __init__(self, browser, address, page, theme="light", width=1400):
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=theme
+        )
         self.page = self.context.new_page()
         self.troubles = []
-        self.page.on("console", lambda message: message.type == "error" and self.troubles.append(message.text))
+        self.page.on(
+            "console",
+            lambda message: message.type == "error" and self.troubles.append(message.text),
+        )
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.troubles.append(f"failed: {request.url}"))
-        self.page.on("response", lambda answer: answer.status >= 400 and self.troubles.append(f"missing: {answer.url}"))
+        self.page.on(
+            "requestfailed", lambda request: self.troubles.append(f"failed: {request.url}")
+        )
+        self.page.on(
+            "response",
+            lambda answer: (
+                answer.status >= 400 and self.troubles.append(f"missing: {answer.url}")
+            ),
+        )
         outside = re.compile(rf"(?!{re.escape(address)}|data:|blob:|about:)")
         self.page.on(
-            "request", lambda request: outside.match(request.url) and self.troubles.append(f"outside: {request.url}")
+            "request",
+            lambda request: (
+                outside.match(request.url) and self.troubles.append(f"outside: {request.url}")
+            ),
         )
         self.page.goto(urljoin(address, page), wait_until="networkidle")
 
@@ -93,15 +127,23 @@ class Visit:
 
 
 @pytest.mark.parametrize("page", [*PAGES, "search", "genindex", "companion/training.py"])
-@pytest.mark.parametrize(("theme", "width"), [("light", 1400), ("dark", 400)], ids=["light wide", "dark narrow"])
-def test_a_page_opens_without_errors_outside_requests_or_barriers(browser, address, page, theme, width):
+@pytest.mark.parametrize(
+    ("theme", "width"), [("light", 1400), ("dark", 400)], ids=["light wide", "dark narrow"]
+)
+def test_a_page_opens_without_errors_outside_requests_or_barriers(
+    browser, address, page, theme, width
+):
     from axe_playwright_python.sync_playwright import Axe
 
     with Visit(browser, address, f"{page}.html", theme, width) as visit:
         assert visit.page.evaluate("document.documentElement.dataset.theme") == theme
-        visit.page.wait_for_function("!window.MathJax?.startup?.promise || MathJax.startup.promise.then(() => true)")
+        visit.page.wait_for_function(
+            "!window.MathJax?.startup?.promise || MathJax.startup.promise.then(() => true)"
+        )
         assert visit.page.locator("mjx-merror, [data-mjx-error]").count() == 0
-        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width, (
+            "the page scrolls sideways"
+        )
         assert visit.troubles == []  # before axe, which asks for files on its own
         violations = [
             (violation["id"], node["html"][:200])
@@ -115,7 +157,11 @@ def test_a_page_opens_without_errors_outside_requests_or_barriers(browser, addre
 def test_the_address_of_the_site_leads_to_the_landing_page(browser, address):
     with Visit(browser, address, "") as visit:
         visit.page.wait_for_url("**/book/index.html")
-        assert visit.page.locator("article h1").inner_text().startswith("Deep Learning and Neural Networks")
+        assert (
+            visit.page.locator("article h1")
+            .inner_text()
+            .startswith("Deep Learning and Neural Networks")
+        )
 
 
 def test_search_finds_a_word_of_a_chapter(browser, address):
@@ -151,7 +197,9 @@ def test_a_chapter_can_be_downloaded_as_a_notebook_with_its_outputs(site, chapte
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert sum(bool(cell.outputs) for cell in code) > 5
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
-    assert not any(output.get("name") == "stderr" for cell in code for output in cell.outputs), "litter on the page"
+    assert not any(
+        output.get("name") == "stderr" for cell in code for output in cell.outputs
+    ), "litter on the page"
 
 
 class Links(HTMLParser):
@@ -182,27 +230,39 @@ def test_launch_buttons_wait_for_the_address_of_the_repository(site, tmp_path):
     (tmp_path / "book").mkdir()
     shutil.copy(ROOT / "book" / "02-layers.md", tmp_path / "book" / "02-layers.md")
     header = (ROOT / "book" / "02-layers.md").read_text(encoding="utf-8").split("\n---\n")[0]
-    (tmp_path / "book" / "02-layers.md").write_text(f"{header}\n---\n\n# Layers\n\n```{{code-cell}}\n1 + 1\n```\n")
+    (tmp_path / "book" / "02-layers.md").write_text(
+        f"{header}\n---\n\n# Layers\n\n```{{code-cell}}\n1 + 1\n```\n"
+    )
     configuration = [
         f"import sys; sys.path[:0] = [{str(ROOT / 'book' / '_ext')!r}]",
         "extensions = ['myst_nb', 'sphinx_book_theme', 'notebooks']",  # in Jupyter Book's order
         "nb_execution_mode = 'off'",
         "root_doc = 'book/02-layers'",
         "html_theme = 'sphinx_book_theme'",
-        "html_theme_options = {'repository_url': 'https://github.com/someone/book', 'repository_branch': 'next'}",
+        (
+            "html_theme_options = "
+            "{'repository_url': 'https://github.com/someone/book', 'repository_branch': 'next'}"
+        ),
     ]
     (tmp_path / "conf.py").write_text("\n".join(configuration), encoding="utf-8")
     output = tmp_path / "_build" / "html"
-    subprocess.run([sys.executable, "-m", "sphinx", "-q", str(tmp_path), str(output)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", str(tmp_path), str(output)], check=True
+    )
     page = (output / "book" / "02-layers.html").read_text(encoding="utf-8")
     assert all(
-        link in page for link in launch_links("https://github.com/someone/book", "next", "book/02-layers").values()
+        link in page
+        for link in launch_links(
+            "https://github.com/someone/book", "next", "book/02-layers"
+        ).values()
     )
     notebook = nbformat.read(output / "_sources" / "book" / "02-layers.ipynb", as_version=4)
     assert "git+https://github.com/someone/book" in notebook.cells[0].source
 
 
-@pytest.mark.parametrize("url", ["https://github.com/a/b", "https://github.com/a/b/", "https://github.com/a/b.git"])
+@pytest.mark.parametrize(
+    "url", ["https://github.com/a/b", "https://github.com/a/b/", "https://github.com/a/b.git"]
+)
 def test_launch_links_name_the_chapter_in_the_repository(url):
     assert launch_links(url, "main", "book/06-convolution") == {
         "Binder": "https://mybinder.org/v2/gh/a/b/main?urlpath=lab%2Ftree%2Fbook%2F06-convolution.md",
@@ -211,5 +271,8 @@ def test_launch_links_name_the_chapter_in_the_repository(url):
 
 
 def test_an_address_that_launch_buttons_cannot_use_is_refused():
-    with pytest.raises(ConfigError, match=r"must begin with https://github\.com/, got 'https://example\.org/a/b'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"must begin with https://github\.com/, got 'https://example\.org/a/b'",
+    ):
         launch_links("https://example.org/a/b", "main", "book/06-convolution")

@@ -24,7 +24,9 @@ def no_metric(prediction, target):
 
 def test_gradient_descent_on_a_convex_problem_finds_the_closed_form(line):
     model, data = line
-    history = fit(model, torch.optim.SGD(model.parameters(), lr=0.3), mse, data, epochs=200, batch_size=50)
+    history = fit(
+        model, torch.optim.SGD(model.parameters(), lr=0.3), mse, data, epochs=200, batch_size=50
+    )
     torch.testing.assert_close(model.weight.item(), 2.0, rtol=0, atol=1e-5)
     torch.testing.assert_close(model.bias.item(), -1.0, rtol=0, atol=1e-5)
     assert len(history.loss) == len(history.seconds) == 200
@@ -36,9 +38,13 @@ def test_one_full_batch_step_is_the_step_done_by_hand(line):
     model, (x, y) = line
     weight, bias = model.weight.item(), model.bias.item()
     error = weight * x + bias - y
-    history = fit(model, torch.optim.SGD(model.parameters(), lr=0.1), mse, (x, y), batch_size=50)
+    history = fit(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), mse, (x, y), batch_size=50
+    )
     assert history.loss == [pytest.approx(error.square().mean().item(), rel=1e-6)]
-    assert model.weight.item() == pytest.approx(weight - 0.1 * (2 * error * x).mean().item(), rel=1e-5)
+    assert model.weight.item() == pytest.approx(
+        weight - 0.1 * (2 * error * x).mean().item(), rel=1e-5
+    )
     assert model.bias.item() == pytest.approx(bias - 0.1 * (2 * error).mean().item(), rel=1e-5)
 
 
@@ -58,14 +64,18 @@ def test_each_epoch_visits_every_example_once_in_a_new_order():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     history = fit(model, optimizer, mse, (x, x), epochs=2, batch_size=4)
     assert [len(batch) for batch in seen] == [4, 4, 2, 4, 4, 2]
-    first, second = ([example for batch in epoch for example in batch] for epoch in (seen[:3], seen[3:]))
+    first, second = (
+        [example for batch in epoch for example in batch] for epoch in (seen[:3], seen[3:])
+    )
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second != list(range(10))
     assert history.steps_per_epoch == 3
 
 
 def dropout_run(seed, global_seed, p=0.5):
-    """The losses and the minibatches of a run; the global seed is set after the weights are drawn."""
+    """The losses and the minibatches of a run; the global seed is set after the weights are
+    drawn.
+    """
     torch.manual_seed(5)
     model = nn.Sequential(nn.Linear(3, 20), nn.Dropout(p), nn.Linear(20, 2))
     seen = []
@@ -73,11 +83,13 @@ def dropout_run(seed, global_seed, p=0.5):
     torch.manual_seed(global_seed)
     x = torch.arange(60.0).reshape(20, 3) / 60
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    history = fit(model, optimizer, mse, (x, x[:, :2]), batch_size=4, seed=seed, metric=no_metric)
+    history = fit(
+        model, optimizer, mse, (x, x[:, :2]), batch_size=4, seed=seed, metric=no_metric
+    )
     return history.loss, torch.cat(seen)
 
 
-def test_the_same_seed_gives_the_same_numbers_whatever_the_global_one_is_and_another_seed_others():
+def test_the_same_seed_gives_the_same_numbers_whatever_the_global_one_is_and_another_others():
     (losses, order), (again, order_again), (other, other_order) = (
         dropout_run(*seeds) for seeds in [(1, 7), (1, 8), (2, 7)]
     )
@@ -109,7 +121,14 @@ def test_the_global_random_state_and_the_mode_are_left_as_they_were(line):
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    fit(model, torch.optim.SGD(model.parameters(), lr=0.1), mse, data, validation=data, metric=no_metric)
+    fit(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        mse,
+        data,
+        validation=data,
+        metric=no_metric,
+    )
     assert torch.equal(torch.rand(2), expected)
     assert not model.training
 
@@ -124,7 +143,16 @@ def test_a_model_is_in_training_mode_for_steps_and_in_evaluation_mode_for_valida
 
     model, x = Spy(1, 1), torch.ones(4, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    fit(model, optimizer, mse, (x, x), epochs=2, batch_size=4, validation=(x, x), metric=no_metric)
+    fit(
+        model,
+        optimizer,
+        mse,
+        (x, x),
+        epochs=2,
+        batch_size=4,
+        validation=(x, x),
+        metric=no_metric,
+    )
     assert modes == [(True, True), (False, False)] * 2
     assert model.training
 
@@ -132,9 +160,13 @@ def test_a_model_is_in_training_mode_for_steps_and_in_evaluation_mode_for_valida
 def test_validation_is_recorded_after_each_epoch(line):
     model, data = line
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    history = fit(model, optimizer, mse, data, epochs=3, validation=data, metric=lambda p, t: 7.0)
+    history = fit(
+        model, optimizer, mse, data, epochs=3, validation=data, metric=lambda p, t: 7.0
+    )
     assert len(history.validation_loss) == 3
-    assert history.validation_loss[-1] == pytest.approx(evaluate(model, mse, data, no_metric)[0])
+    assert history.validation_loss[-1] == pytest.approx(
+        evaluate(model, mse, data, no_metric)[0]
+    )
     assert history.validation_metric == [7.0, 7.0, 7.0]
 
 
@@ -149,7 +181,13 @@ def test_the_scheduler_steps_after_each_step_of_the_optimizer(line):
 def test_data_follow_the_dtype_of_the_model_and_labels_stay_integers():
     model = nn.Linear(2, 3, dtype=torch.float64)
     x, y = torch.rand(8, 2), torch.arange(8) % 3
-    fit(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.functional.cross_entropy, (x, y), validation=(x, y))
+    fit(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        nn.functional.cross_entropy,
+        (x, y),
+        validation=(x, y),
+    )
     seen = []
     evaluate(model, lambda p, t: seen.append((p.dtype, t.dtype)) or 0.0, (x, x), no_metric)
     assert seen == [(torch.float64, torch.float64)]
@@ -178,7 +216,13 @@ def test_a_model_without_parameters_can_be_evaluated():
 def test_data_follow_the_model_to_its_device():
     model = nn.Linear(2, 3, device="cuda")
     x, y = torch.rand(8, 2), torch.arange(8) % 3
-    fit(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.functional.cross_entropy, (x, y), validation=(x, y))
+    fit(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        nn.functional.cross_entropy,
+        (x, y),
+        validation=(x, y),
+    )
     assert model.weight.is_cuda
 
 
@@ -203,23 +247,33 @@ def test_evaluate_does_not_depend_on_the_batch_size(batch_size):
 def test_accuracy_counts_the_right_answers():
     scores = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]])
     assert accuracy(scores, torch.tensor([1, 0, 1, 0])) == 0.75
-    assert accuracy(torch.zeros(2, 3, 5).index_fill_(1, torch.tensor(2), 1.0), torch.full((2, 5), 2)) == 1.0
+    assert (
+        accuracy(
+            torch.zeros(2, 3, 5).index_fill_(1, torch.tensor(2), 1.0), torch.full((2, 5), 2)
+        )
+        == 1.0
+    )
 
 
 @pytest.mark.parametrize("target", [torch.zeros(4, 1, dtype=torch.int64), torch.zeros(4)])
 def test_accuracy_refuses_targets_that_are_not_one_class_for_each_example(target, plain_python):
-    with pytest.raises(ValueError, match=r"the number of a class for each example, got targets of shape \(4"):
+    with pytest.raises(
+        ValueError, match=r"the number of a class for each example, got targets of shape \(4"
+    ):
         accuracy(torch.rand(4, 3), target)
 
 
-def test_the_progress_bar_leaves_nothing_behind_and_can_be_switched_off(line, capsys, monkeypatch):
+def test_the_progress_bar_leaves_nothing_behind_and_can_be_switched_off(
+    line, capsys, monkeypatch
+):
     model, data = line
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     fit(model, optimizer, mse, data)
     shown = capsys.readouterr().err
     assert "training" in shown
-    assert shown.split("\r")[-2].strip() == ""  # the last thing written is a line of blanks over the bar
+    # the last thing written is a line of blanks over the bar
+    assert shown.split("\r")[-2].strip() == ""
     fit(model, optimizer, mse, data, progress=False)
     monkeypatch.setenv("TQDM_DISABLE", "1")
     fit(model, optimizer, mse, data)
@@ -234,12 +288,15 @@ def test_the_history_plots_itself(figure):
     assert list(steps.get_ydata()) == history.loss
     assert list(epochs.get_xdata()) == [2, 4]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "loss")
-    assert len(History(loss=[1.0]).plot().lines) == 3  # on the current axes, with no line for validation
+    # on the current axes, with no line for validation
+    assert len(History(loss=[1.0]).plot().lines) == 3
 
 
 def test_a_loss_that_diverges_is_recorded_rather_than_hidden(line):
     model, data = line
-    history = fit(model, torch.optim.SGD(model.parameters(), lr=1e6), mse, data, epochs=40, batch_size=50)
+    history = fit(
+        model, torch.optim.SGD(model.parameters(), lr=1e6), mse, data, epochs=40, batch_size=50
+    )
     assert not math.isfinite(history.loss[-1])
 
 
@@ -251,12 +308,22 @@ def test_a_loss_that_diverges_is_recorded_rather_than_hidden(line):
         ({"train": (torch.ones(3, 1), torch.ones(2, 1))}, "train has 3 inputs but 2 targets"),
         ({"train": (torch.ones(0, 1), torch.ones(0, 1))}, "train is empty"),
         ({"validation": (torch.ones(0, 1), torch.ones(0, 1))}, "validation is empty"),
-        ({"loss": lambda p, t: (p - t).square()}, r"one number, got shape \(50, 1\): take its mean"),
-        ({"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters())}, "none of the model's parameters"),
+        (
+            {"loss": lambda p, t: (p - t).square()},
+            r"one number, got shape \(50, 1\): take its mean",
+        ),
+        (
+            {"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters())},
+            "none of the model's parameters",
+        ),
     ],
 )
 def test_bad_input_is_refused_with_words(line, change, words):
     model, data = line
-    arguments = {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "loss": mse, "train": data} | change
+    arguments = {
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "loss": mse,
+        "train": data,
+    } | change
     with pytest.raises(ValueError, match=words):
         fit(model, **arguments)

@@ -1,8 +1,9 @@
 """One execution for the tests and for the site.
 
-The tests run every chapter and leave its outputs in a jupyter-cache; the site is built from that cache. Jupyter-cache
-recognises a chapter by its code alone, so the cache's folder is named after everything else that an output depends on:
-the companion, the pinned packages and Python. Change one of them and the folder is another, empty one.
+The tests run every chapter and leave its outputs in a jupyter-cache; the site is built from
+that cache. Jupyter-cache recognises a chapter by its code alone, so the cache's folder is named
+after everything else that an output depends on: the companion, the pinned packages and Python.
+Change one of them and the folder is another, empty one.
 """
 
 import hashlib
@@ -16,7 +17,8 @@ from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from nbformat import NotebookNode
 
-# A progress bar would leave its last line in the page; threads that wait by spinning would slow whatever else runs.
+# A progress bar would leave its last line in the page; threads that wait by spinning would slow
+# whatever else runs.
 KERNEL_ENVIRONMENT = {"TQDM_DISABLE": "1", "OMP_WAIT_POLICY": "passive"}
 
 
@@ -42,7 +44,9 @@ def cache_folder(root: Path) -> Path:
 
 def store(root: Path, path: Path, notebook: NotebookNode) -> None:
     """Keep the outputs of an executed chapter for the site."""
-    get_cache(cache_folder(root)).cache_notebook_bundle(CacheBundleIn(notebook, str(path)), overwrite=True)
+    get_cache(cache_folder(root)).cache_notebook_bundle(
+        CacheBundleIn(notebook, str(path)), overwrite=True
+    )
 
 
 def read_executed(root: Path, path: Path) -> NotebookNode:
@@ -54,7 +58,7 @@ def read_executed(root: Path, path: Path) -> NotebookNode:
 
 
 def setup(app):
-    """Let Sphinx read the cache that the tests have filled; what is not in it, Sphinx executes."""
+    """Let Sphinx read the cache that the tests have filled; it executes what is not in it."""
 
     def use_cache(app, config):
         os.environ.update(KERNEL_ENVIRONMENT)

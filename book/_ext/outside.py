@@ -1,4 +1,5 @@
-"""References to other projects' documentation, without asking another host for its index while the site is built.
+"""References to other projects' documentation, without asking another host for its index while
+the site is built.
 
 A name is looked up by importing it: one that does not exist is still a broken reference.
 """
@@ -17,7 +18,11 @@ PAGES = {
     "matplotlib.figure.Figure": "https://matplotlib.org/stable/api/figure_api.html",
 }
 # As annotations name them.
-SHORT = {"Tensor": "torch.Tensor", "Axes": "matplotlib.axes.Axes", "Figure": "matplotlib.figure.Figure"}
+SHORT = {
+    "Tensor": "torch.Tensor",
+    "Axes": "matplotlib.axes.Axes",
+    "Figure": "matplotlib.figure.Figure",
+}
 
 
 def exists(name: str) -> bool:
@@ -34,7 +39,9 @@ def resolve(app, env, node, content):
     page = next((page for start, page in PAGES.items() if name.startswith(start)), None)
     if node.get("refdomain") != "py" or page is None or not exists(name):
         return None
-    return nodes.reference("", "", content, internal=False, refuri=page.format(name), reftitle=name)
+    return nodes.reference(
+        "", "", content, internal=False, refuri=page.format(name), reftitle=name
+    )
 
 
 def setup(app):

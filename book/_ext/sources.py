@@ -1,6 +1,7 @@
 """A page of highlighted source for each module of the companion and each of its test files.
 
-In JupyterLab a chapter's link to ``../companion/layers.py`` opens that file; on the site it opens the file's page.
+In JupyterLab a chapter's link to ``../companion/layers.py`` opens that file; on the site it
+opens the file's page.
 """
 
 import re
@@ -17,7 +18,9 @@ def source_pages(app):
     root = Path(app.srcdir)
     for path in sorted([*root.glob("companion/*.py"), *root.glob("tests/test_*.py")]):
         name = path.relative_to(root).as_posix()
-        code = highlight(path.read_text(encoding="utf-8"), PythonLexer(), HtmlFormatter(nowrap=True))
+        code = highlight(
+            path.read_text(encoding="utf-8"), PythonLexer(), HtmlFormatter(nowrap=True)
+        )
         body = f'<h1>{name}</h1>\n<div class="highlight"><pre tabindex="0">{code}</pre></div>'
         yield name, {"title": name, "body": body}, "page.html"
 

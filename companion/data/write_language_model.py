@@ -1,9 +1,10 @@
 """Write ``language_model.safetensors``: the language model that comes with the companion.
 
-Run ``python companion/data/write_language_model.py``; it takes five to ten minutes on one core. The model has two
-layers of 256 LSTM units and reads the characters of :func:`companion.datasets.python_documentation`. It learns from the
-training part; its settings were chosen on the validation part, and the test part stays unread. The numbers
-are stored in half precision.
+Run ``python companion/data/write_language_model.py``; it takes five to ten minutes on one core.
+The model has two layers of 256 LSTM units and reads the characters of
+:func:`companion.datasets.python_documentation`. It learns from the training part; its settings
+were chosen on the validation part, and the test part stays unread. The numbers are stored in
+half precision.
 """
 
 import argparse
@@ -13,14 +14,16 @@ import torch
 from safetensors.torch import save_file
 
 from companion.datasets import CHARACTERS, encode, python_documentation
+from companion.language_models import LanguageModel, fit_truncated
 from companion.lstm import LSTM
 from companion.optimization import AdamW, CosineWithWarmup
-from companion.recurrence import LanguageModel, fit_truncated
 
 ABOUT = {
-    "what": "LanguageModel(97, LSTM(64, 256, num_layers=2, dropout=0.2), dropout=0.2) of companion.recurrence",
+    "what": "LanguageModel(97, LSTM(64, 256, num_layers=2, dropout=0.2), dropout=0.2) "
+    "of companion.language_models",
     "text": "the topics of the Python documentation, module pydoc_data.topics of CPython",
-    "licence": "Weights: MIT. Text that they were learned from: PSF License Agreement, version 2",
+    "licence": "Weights: MIT. Text that they were learned from: "
+    "PSF License Agreement, version 2",
 }
 EPOCHS, BATCH, TIME = 14, 32, 64
 
@@ -50,12 +53,21 @@ def write(target: Path) -> None:
         validation=validation,
         scheduler=scheduler,
     )
-    print(" ".join(f"{bits:.3f}" for bits in history.validation_metric), f"{history.seconds[-1]:.0f} s")
-    save_file({name: tensor.half() for name, tensor in model.state_dict().items()}, target, metadata=ABOUT)
+    print(
+        " ".join(f"{bits:.3f}" for bits in history.validation_metric),
+        f"{history.seconds[-1]:.0f} s",
+    )
+    save_file(
+        {name: tensor.half() for name, tensor in model.state_dict().items()},
+        target,
+        metadata=ABOUT,
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", type=Path, default=Path(__file__).with_name("language_model.safetensors"))
+    parser.add_argument(
+        "--target", type=Path, default=Path(__file__).with_name("language_model.safetensors")
+    )
     torch.set_num_threads(1)
     write(parser.parse_args().target)

@@ -1,10 +1,12 @@
-"""Write ``lstm_ablations.json``: what an LSTM learns with one of its gates taken away, or from another start.
+"""Write ``lstm_ablations.json``: what an LSTM learns with one of its gates taken away, or from
+another start.
 
-Run ``python companion/data/write_lstm_ablations.py``; it takes five to ten minutes on one core. The chapter *LSTM*
-explains the tasks and the variants, draws the result, and trains some of the networks again.
+Run ``python companion/data/write_lstm_ablations.py``; it takes five to ten minutes on one core.
+The chapter *LSTM* explains the tasks and the variants, draws the result, and trains some of the
+networks again.
 
-A gate is taken away through its bias. At 100 the sigmoid is exactly one and its slope exactly zero: whatever comes in,
-the gate is open, and no gradient ever moves it.
+A gate is taken away through its bias. At 100 the sigmoid is exactly one and its slope exactly
+zero: whatever comes in, the gate is open, and no gradient ever moves it.
 """
 
 import argparse
@@ -20,7 +22,14 @@ from companion.lstm import LSTM
 from companion.optimization import Adam, CosineWithWarmup
 from companion.recurrence import RNN
 
-SETTINGS = {"hidden_size": 32, "batch_size": 32, "steps": 800, "lr": 0.01, "max_norm": 1.0, "fresh_sequences": 1000}
+SETTINGS = {
+    "hidden_size": 32,
+    "batch_size": 32,
+    "steps": 800,
+    "lr": 0.01,
+    "max_norm": 1.0,
+    "fresh_sequences": 1000,
+}
 LENGTHS, SEEDS = (10, 30, 100), (0, 1, 2)
 VARIANTS = (
     *("full", "forget bias log T", "forget bias 1", "forget bias 0"),
@@ -50,8 +59,13 @@ TASKS = {"adding": (adding, 2, 1), "copying": (copying, 10, 8)}
 def begin(lstm, variant, length):
     """Set the biases with which the variant begins, and take away the gate that it lacks."""
     i, f, _, _ = lstm.bias_hh_l0.chunk(4)
-    keep = math.log(length)  # keeps a number for about so many steps; its opposite writes as rarely
-    starts = {"forget bias log T": (keep, None), "forget bias 1": (1.0, None), "forget bias 0": (0.0, None)}
+    # keeps a number for about so many steps; its opposite writes as rarely
+    keep = math.log(length)
+    starts = {
+        "forget bias log T": (keep, None),
+        "forget bias 1": (1.0, None),
+        "forget bias 0": (0.0, None),
+    }
     forget, write = starts.get(variant, (keep, -keep))
     f.fill_(forget)
     if write is not None:
@@ -64,11 +78,17 @@ def begin(lstm, variant, length):
 
 
 def train(task, variant, length, seed):
-    """The error of a freshly trained network on sequences that it has not seen, as a share of knowing nothing."""
+    """The error of a freshly trained network on sequences that it has not seen, as a share of
+    knowing nothing.
+    """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     sequences, inputs, outputs = TASKS[task]
-    layer = RNN(inputs, SETTINGS["hidden_size"]) if variant == "RNN" else LSTM(inputs, SETTINGS["hidden_size"])
+    layer = (
+        RNN(inputs, SETTINGS["hidden_size"])
+        if variant == "RNN"
+        else LSTM(inputs, SETTINGS["hidden_size"])
+    )
     if variant != "RNN":
         begin(layer, variant, length)
     head = Linear(SETTINGS["hidden_size"], outputs)
@@ -101,17 +121,22 @@ def write(target: Path) -> None:
     errors = {
         task: {
             variant: {
-                str(length): [round(train(task, variant, length, seed), 4) for seed in SEEDS] for length in LENGTHS
+                str(length): [round(train(task, variant, length, seed), 4) for seed in SEEDS]
+                for length in LENGTHS
             }
             for variant in VARIANTS
         }
         for task in TASKS
     }
-    target.write_text(json.dumps({"settings": SETTINGS, "errors": errors}, indent=1) + "\n", encoding="utf-8")
+    target.write_text(
+        json.dumps({"settings": SETTINGS, "errors": errors}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", type=Path, default=Path(__file__).with_name("lstm_ablations.json"))
+    parser.add_argument(
+        "--target", type=Path, default=Path(__file__).with_name("lstm_ablations.json")
+    )
     torch.set_num_threads(1)
     write(parser.parse_args().target)
