@@ -1,12 +1,13 @@
 """The companion package of the textbook *Deep Learning and Neural Networks*.
 
 One module for each chapter that builds something, and a ground floor of data sets, training
-loop and figures.
+loop, figures, and checks of arguments.
 """
 
 from companion import (
     activations,
     backpropagation,
+    checks,
     convolution,
     datasets,
     display,
@@ -22,6 +23,7 @@ from companion import (
 __all__ = [
     "activations",
     "backpropagation",
+    "checks",
     "convolution",
     "datasets",
     "display",

@@ -1,0 +1,267 @@
+"""Errors that teach: a signature says what a function wants, and is checked on every call.
+
+A signature says of each argument what it is: a whole number, a word, a tensor of floating-point
+numbers of shape (batch, features). :func:`checked` compares the arguments with it, so that a
+mistake ends in a sentence about that argument, and not in the middle of a computation.
+:func:`check_alike` says which layer has which type of number.
+"""
+
+import inspect
+import reprlib
+from collections.abc import Callable, Sequence
+from functools import wraps
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import numpy as np
+import torch
+from jaxtyping import AbstractArray
+from torch import Tensor
+
+__all__ = ["check_alike", "checked"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def checked(function: _Function) -> _Function:
+    """Check a function's arguments against its signature before it runs.
+
+    A tensor must hold numbers of the right kind and have the right number of dimensions, and
+    dimensions of one name must have one size: ``x: Float[Tensor, "batch features"]`` and
+    ``y: Int[Tensor, " batch"]`` want one ``y`` for each row of ``x``. A ``float`` may be any
+    number but NaN, an ``int`` must be whole. Which numbers make sense is left to the function.
+    No entry of a tensor is looked at, so nothing waits for an accelerator.
+
+    Args:
+        function: Any function. What has no annotation in it, and what a ``*`` collects, is not
+            checked.
+
+    Returns:
+        The function, with its checks.
+
+    Raises:
+        TypeError: When the function is called with another kind of thing.
+        ValueError: When it is called with a tensor of another shape, or with NaN.
+
+    Example:
+        >>> @checked
+        ... def mean(x: Float[Tensor, " n"]):
+        ...     return x.mean()
+        >>> mean([1.0, 2.0])
+        Traceback (most recent call last):
+        TypeError: x must be a tensor, got [1.0, 2.0]: write torch.as_tensor(x)
+    """
+    checks = {
+        name: check
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        # in its place even if there is nothing to check, since the places count
+        for check in [_check(parameter.annotation)]
+    }
+    in_order = list(checks.items())
+
+    @wraps(function)
+    def wrapper(*args, **kwargs):
+        sizes = {}
+        for (name, check), value in zip(in_order, args, strict=False):
+            check(name, value, sizes)
+        for name, value in kwargs.items():
+            if name in checks:
+                checks[name](name, value, sizes)
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def check_alike(owner: object, input: Tensor, *parameters: Tensor | None) -> None:
+    """Check that a layer's input has the type of number of its parameters, and their device.
+
+    Under autocast PyTorch converts, and the types may differ.
+
+    Args:
+        owner: The layer, or the name of a function, for the message.
+        input: What the layer is given.
+        parameters: The parameters that the input meets; one may be ``None``.
+
+    Raises:
+        TypeError: If a parameter has another type of number.
+        ValueError: If a parameter is on another device.
+    """
+    for parameter in parameters:
+        if parameter is None:
+            continue
+        if input.dtype != parameter.dtype and not torch.is_autocast_enabled(input.device.type):
+            raise TypeError(
+                f"{owner} has parameters of {parameter.dtype}, and got an input of "
+                f"{input.dtype}: convert the input, x.{_conversion(parameter.dtype)}, or the "
+                f"parameters, model.{_conversion(input.dtype)}"
+            )
+        if input.device != parameter.device:
+            raise ValueError(
+                f"{owner} has parameters on {parameter.device}, and got an input on "
+                f"{input.device}: move the input, x.to('{parameter.device}'), or the "
+                f"parameters, model.to('{input.device}')"
+            )
+
+
+# what jaxtyping calls a kind of number, in words, and what makes a tensor one
+_KINDS = {
+    "Float": ("floating-point numbers", "float()"),
+    "Int": ("whole numbers", "long()"),
+    "Int64": ("whole numbers of torch.int64", "long()"),
+    "UInt8": ("bytes, torch.uint8", "to(torch.uint8)"),
+}
+_WHOLE = {getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
+# what counts as a number, beside Python's own: numpy's, and those of torch.compile
+_WHOLE_NUMBERS = (int, np.integer, torch.SymInt)
+_NUMBERS = (*_WHOLE_NUMBERS, float, np.floating, torch.SymFloat)
+_TRUTHS = (bool, int, np.bool_, torch.SymBool)
+_WORDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    NoneType: "None",
+    torch.device: "a device, such as 'cpu',",
+    torch.dtype: "a type of number, such as torch.float32,",
+}
+
+
+def _check(wanted):
+    """A function of an argument's name, its value and the sizes known so far, which raises
+    unless the annotation ``wanted`` allows that value.
+    """
+    options = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
+    if torch.device in options:  # it may be a string, but not just any
+        options = (torch.device, NoneType)
+    tensors = [_check_tensor(option) for option in options if _is_shaped(option)]
+    others = [option for option in options if not _is_shaped(option)]
+
+    def check(name, value, sizes):
+        if tensors and isinstance(value, Tensor):
+            tensors[0](name, value, sizes)
+        elif not any(_fits(value, option) for option in others):
+            kind = ValueError if float in options and isinstance(value, float) else TypeError
+            advice = ""
+            if tensors and isinstance(value, Sequence | np.ndarray):
+                advice = f": make it one with torch.as_tensor({name})"
+            elif isinstance(value, Tensor):
+                advice = f": a tensor of one number becomes that number by {name}.item()"
+            words = " or ".join(dict.fromkeys(map(_words, options)))
+            raise kind(f"{name} must be {words}, got {_shown(value)}{advice}")
+
+    return check
+
+
+def _check_tensor(wanted):
+    """The same for one of jaxtyping's annotations and a value that is a tensor."""
+    kind, dims = wanted.dtype.__name__, wanted.dim_str.split()
+    any_number = [place for place, dim in enumerate(dims) if dim[0] in "*."]
+    least = len(dims) - len(any_number)
+    # where each size stands: after the dimensions of any number, counted from the end
+    places = [
+        (place - len(dims) if any_number and place > any_number[0] else place, dim)
+        for place, dim in enumerate(dims)
+        if dim.isidentifier() or dim.isdigit()
+    ]
+    shape = f"({', '.join(dims)}{',' * (len(dims) == 1)})"
+
+    def check(name, value, sizes):
+        if not _holds(value, kind):
+            words, conversion = _KINDS.get(kind, (kind.lower(), f"to(torch.{kind.lower()})"))
+            raise TypeError(
+                f"{name} must hold {words}, got {value.dtype}: convert by {name}.{conversion}"
+            )
+        if value.dim() < least or (value.dim() > least and not any_number):
+            advice = "add one by unsqueeze" if value.dim() < least else "drop one by squeeze"
+            raise ValueError(
+                f"{name} must have the dimensions {shape}, got shape {tuple(value.shape)}: "
+                f"{advice}, or flatten some"
+            )
+        for place, dim in places:
+            size = value.shape[place]
+            first, other = (int(dim), None) if dim.isdigit() else sizes.get(dim, (size, name))
+            if size != first:
+                raise ValueError(
+                    f"{name} must have the dimensions {shape}, with {dim} {first}"
+                    f"{f' as in {other}' if other else ''}, got shape {tuple(value.shape)}"
+                )
+            sizes[dim] = first, other
+
+    return check
+
+
+def _is_shaped(wanted):
+    return isinstance(wanted, type) and issubclass(wanted, AbstractArray)
+
+
+def _holds(tensor, kind):
+    """Whether a tensor holds numbers of the kind that jaxtyping calls so."""
+    if kind == "Float":
+        return tensor.is_floating_point()
+    if kind == "Int":
+        return tensor.dtype in _WHOLE
+    return kind == "Shaped" or tensor.dtype == getattr(torch, kind.lower())
+
+
+def _fits(value, wanted):
+    """Whether a value is what an annotation names. What is not known here always fits."""
+    if wanted in (Any, inspect.Parameter.empty):
+        return True
+    if isinstance(wanted, str):  # of a library that is imported only where it is needed
+        names = [cls.__name__.removesuffix("Type") for cls in type(value).__mro__[:-1]]
+        return any(name in wanted for name in names)
+    if _is_shaped(wanted):
+        return isinstance(value, Tensor)
+    if wanted is torch.device:
+        return _is_device(value)
+    kind, parts = get_origin(wanted) or wanted, get_args(wanted)
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind in (tuple, list, Sequence):
+        if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+            return False
+        if kind is tuple and ... not in parts:
+            return not parts or (len(value) == len(parts) and all(map(_fits, value, parts)))
+        return all(_fits(entry, parts[0]) for entry in value)
+    if kind is float:
+        return isinstance(value, _NUMBERS) and value == value  # which NaN is not
+    kind = {int: _WHOLE_NUMBERS, bool: _TRUTHS}.get(kind, kind)
+    return callable(value) if kind is Callable else isinstance(value, kind)
+
+
+def _is_device(value):
+    try:
+        return torch.device(value) is not None
+    except (RuntimeError, TypeError):
+        return False
+
+
+def _words(wanted):
+    """What an annotation wants, in words."""
+    kind, parts = get_origin(wanted), get_args(wanted)
+    if _is_shaped(wanted):
+        return "a tensor"
+    if kind in (Union, UnionType):
+        return " or ".join(map(_words, parts))
+    if kind is Callable:
+        return "a function"
+    if kind is tuple and ... not in parts:
+        return f"({', '.join(map(_words, parts))})"
+    if kind:
+        return f"a sequence, each entry {_words(parts[0])}" if parts else f"a {kind.__name__}"
+    return _WORDS.get(wanted) or (wanted if isinstance(wanted, str) else f"a {wanted.__name__}")
+
+
+def _shown(value):
+    """A value, briefly."""
+    if isinstance(value, Tensor | np.ndarray):
+        name = "a tensor" if isinstance(value, Tensor) else "a NumPy array"
+        return f"{name} of shape {tuple(value.shape)}"
+    return text if len(text := reprlib.repr(value)) <= 60 else f"a {type(value).__name__}"
+
+
+def _conversion(dtype):
+    """The method of tensors and models that converts to a type of number."""
+    names = {torch.float32: "float()", torch.float64: "double()", torch.float16: "half()"}
+    return names.get(dtype, f"to({dtype})")
