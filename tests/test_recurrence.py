@@ -135,17 +135,24 @@ def check_against_torch(ours, theirs, case, **more):
             )
 
 
+# PyTorch adds up weight_hh's gradient step after step, 40 sums of 16 products, and computes
+# weight_ih's as one product, a sum of 640, as we do both. The shorter sums round less; by how
+# much, the matrix product of the CPU decides. Relative errors of the two in PyTorch: 3.5e-7 and
+# 2.1e-7 with MKL on AVX-512, 2.9e-7 and 2.2e-7 with SSE 4.2, 2.2e-7 and 2.2e-7 with AVX2; ours
+# of either is everywhere that of one product. So both are held against PyTorch's larger one.
 def check_single_precision(ours, theirs, allowed=1.5):
-    """Each result's error against float64, beside the error of PyTorch's."""
+    """Each result's relative error against float64, beside that of PyTorch's."""
     ours, theirs = twins(ours, theirs, 32, 48, dtype=torch.float32)
     x = normal(40, 16, 32, dtype=torch.float32)
     results = [run(layer, itself, [x], None) for layer in (ours, theirs)]
     exact = run(theirs.double(), itself, [x.double()], None)
-    for our_result, their_result, true in zip(*results, exact, strict=True):
-        error, judge = (
-            (result - true).square().mean().sqrt().item()
-            for result in (our_result, their_result)
-        )
+    errors, judges = (
+        [((a - true).norm() / true.norm()).item() for a, true in zip(some, exact, strict=True)]
+        for some in results
+    )
+    weight_ih, weight_hh = -4, -3  # the two biases are the last
+    judges[weight_hh] = max(judges[weight_ih], judges[weight_hh])
+    for error, judge in zip(errors, judges, strict=True):
         assert error <= allowed * judge
 
 
