@@ -49,16 +49,13 @@ def checked(function: _Function) -> _Function:
         ...     return x.mean()
         >>> mean([1.0, 2.0])
         Traceback (most recent call last):
-        TypeError: x must be a tensor, got [1.0, 2.0]: write torch.as_tensor(x)
+        TypeError: x must be a tensor, got [1.0, 2.0]: make it one with torch.as_tensor(x)
     """
-    checks = {
-        name: check
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        # in its place even if there is nothing to check, since the places count
-        for check in [_check(parameter.annotation)]
-    }
-    in_order = list(checks.items())
+    parameters = inspect.signature(function).parameters.values()
+    starred = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    checks = {p.name: _check(p.annotation) for p in parameters if p.kind not in starred}
+    by_place = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    in_order = [(p.name, checks[p.name]) for p in by_place]
 
     @wraps(function)
     def wrapper(*args, **kwargs):
