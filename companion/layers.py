@@ -249,7 +249,8 @@ def mse_loss(
 
 def cross_entropy(
     input: Float[Tensor, "..."],
-    target: Int[Tensor, "..."],
+    target: Int[Tensor, "..."] | Float[Tensor, "..."],
+    weight: Float[Tensor, " classes"] | None = None,
     *,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -264,17 +265,22 @@ def cross_entropy(
                   = \log \sum_k e^{z_k} - \sum_k q_k z_k,
               \qquad \frac{\partial \ell}{\partial z_k} = \operatorname{softmax}(z)_k - q_k,
 
-    where :math:`q` is one at the true class and zero elsewhere, or, smoothed by
-    :math:`\varepsilon`, that times :math:`1 - \varepsilon` plus :math:`\varepsilon / K` for
-    every class. Sources: Bridle, *Training stochastic model recognition algorithms as networks
-    can lead to maximum mutual information estimation of parameters*, NIPS 1989; for the
-    smoothing Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, *Rethinking the Inception
-    architecture for computer vision*, CVPR 2016.
+    where :math:`q` is one at the true class and zero elsewhere, or any probabilities; smoothed
+    by :math:`\varepsilon`, they are multiplied by :math:`1 - \varepsilon`, and
+    :math:`\varepsilon / K` is added to every class. With weights :math:`w` for the classes,
+    :math:`w_k q_k` stands for :math:`q_k`, and the mean over classes :math:`y_n` divides by
+    :math:`\sum_n w_{y_n}`; that over probabilities still divides by their number. Sources:
+    Bridle, *Training stochastic model recognition algorithms as networks can lead to maximum
+    mutual information estimation of parameters*, NIPS 1989; for the smoothing Szegedy,
+    Vanhoucke, Ioffe, Shlens and Wojna, *Rethinking the Inception architecture for computer
+    vision*, CVPR 2016.
 
     Args:
         input: Logits: (classes,), (batch, classes) or (batch, classes, ...).
         target: The true classes, 0 to classes − 1, of type int64, in the shape of ``input``
-            without the classes.
+            without the classes; or probabilities :math:`q`, floating-point numbers in the shape
+            of ``input``, which get a gradient too.
+        weight: :math:`w`, one number for each class.
         ignore_index: Places with this target have no loss, and the mean does not count them.
         reduction: ``"mean"`` or ``"sum"`` over the places, or ``"none"``.
         label_smoothing: :math:`\varepsilon`, from 0 to 1.
@@ -284,36 +290,43 @@ def cross_entropy(
             every place is ignored.
 
     Raises:
-        TypeError: If the targets are not of type int64.
+        TypeError: If the targets are neither of type int64 nor probabilities, or the weights
+            are not of the logits' type.
         ValueError: If the shapes do not fit, a target is not a class, or an option is out of
             its range.
 
     The transforms of :mod:`torch.func` do not work on it.
     """
     dim = min(1, input.dim() - 1)  # where the classes are
-    _check_classes(input, target, dim)
+    soft = target.is_floating_point() and target.shape == input.shape != ()
+    if not soft:
+        _check_classes(input, target, dim)
+    elif ignore_index >= 0:
+        raise ValueError(
+            f"ignore_index={ignore_index} is a class, but the targets are probabilities: where "
+            "they are all zero, there is no loss"
+        )
+    _check_weight(weight, input, dim)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie between 0 and 1, got {label_smoothing}")
-    classes = input.shape[dim]
-    lowest, highest = (int(end) for end in target.aminmax()) if target.numel() else (0, 0)
-    # there is nothing to ignore
-    if lowest >= 0 and highest < classes and not lowest <= ignore_index <= highest:
-        return _reduce(
-            _CrossEntropy.apply(input, target.unsqueeze(dim), dim, label_smoothing), reduction
-        )
-    ignored = target == ignore_index
-    target = target.masked_fill(ignored, 0)  # any class will do there
-    nearest = target.clamp(0, classes - 1)
-    if not torch.equal(target, nearest):
-        raise ValueError(
-            f"expected classes from 0 to {classes - 1}, or ignore_index={ignore_index}, got "
-            f"{target[target != nearest][0]}: number the classes from 0, and have one logit "
-            "for each"
-        )
-    losses = _CrossEntropy.apply(input, target.unsqueeze(dim), dim, label_smoothing)
-    loss = _reduce(losses.masked_fill(ignored, 0), reduction)
-    counted = (~ignored).to(loss.dtype).mean()  # the fraction of places that have a loss
-    return loss / counted if reduction == "mean" else loss
+    if soft:
+        q = _smoothed(target, weight, label_smoothing, dim)
+        return _reduce(_SoftCrossEntropy.apply(input, q, dim), reduction)
+    target, ignored = _split_ignored(target, ignore_index, input.shape[dim])
+    smoothing = label_smoothing if weight is None else 0
+    losses = _CrossEntropy.apply(input, target.unsqueeze(dim), dim, smoothing)
+    if weight is None and ignored is None:
+        return _reduce(losses, reduction)
+    counts = torch.ones_like(losses) if weight is None else weight[target]
+    if weight is not None:
+        losses = (1 - label_smoothing) * counts * losses
+        if label_smoothing:
+            q = _smoothed(torch.zeros_like(input), weight, label_smoothing, dim)
+            losses = losses + _SoftCrossEntropy.apply(input, q, dim)
+    if ignored is not None:
+        losses, counts = losses.masked_fill(ignored, 0), counts.masked_fill(ignored, 0)
+    loss = _reduce(losses, reduction)
+    return loss / counts.mean() if reduction == "mean" else loss
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -349,17 +362,92 @@ class _CrossEntropy(torch.autograd.Function):
         return gradient, None, None, None
 
 
+class _SoftCrossEntropy(torch.autograd.Function):
+    """−Σₖ qₖ log softmax(z)ₖ along one dimension, and its gradients: softmax(z) Σₖ qₖ − q for
+    the logits, −log softmax(z) for q.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, q, dim):
+        surprise = _surprise(logits, dim)
+        ctx.save_for_backward(logits, q, surprise)
+        ctx.dim = dim
+        return (q * surprise).sum(dim)
+
+    @staticmethod
+    def backward(ctx, grad):
+        logits, q, surprise = ctx.saved_tensors
+        # a second derivative is wanted: it has to be a function of the logits again
+        if torch.is_grad_enabled():
+            surprise = _surprise(logits, ctx.dim)
+        grad = grad.unsqueeze(ctx.dim)
+        gradient = _exp(-surprise) * (grad * q.sum(ctx.dim, keepdim=True)) - grad * q
+        return gradient, grad * surprise if ctx.needs_input_grad[1] else None, None
+
+
+def _surprise(logits, dim):
+    """−log softmax(z), of which softmax(z) is the exponential."""
+    shifted = logits - logits.amax(dim, keepdim=True)
+    return _exp(shifted).sum(dim, keepdim=True).log() - shifted
+
+
+def _exp(x):
+    """eˣ = 2 to the power x log₂ e: powers of 2 are fast."""
+    return (math.log2(math.e) * x).exp2_()
+
+
+def _smoothed(q, weight, smoothing, dim):
+    """wₖ ((1 − ε) qₖ + ε / K)."""
+    if smoothing:
+        q = (1 - smoothing) * q + smoothing / q.shape[dim]
+    return q if weight is None else q * weight.view(-1, *[1] * (q.dim() - dim - 1))
+
+
+def _split_ignored(target, ignore_index, classes):
+    """The targets, all of them classes, and where the loss is ignored; ``None`` if nowhere."""
+    lowest, highest = (int(end) for end in target.aminmax()) if target.numel() else (0, 0)
+    if lowest >= 0 and highest < classes and not lowest <= ignore_index <= highest:
+        return target, None
+    ignored = target == ignore_index
+    target = target.masked_fill(ignored, 0)  # any class will do there
+    nearest = target.clamp(0, classes - 1)
+    if not torch.equal(target, nearest):
+        raise ValueError(
+            f"expected classes from 0 to {classes - 1}, or ignore_index={ignore_index}, got "
+            f"{target[target != nearest][0]}: number the classes from 0, and have one logit "
+            "for each"
+        )
+    return target, ignored
+
+
 def _check_classes(input, target, dim):
     if target.dtype != torch.int64:
         raise TypeError(
             f"expected class indices of type torch.int64 as targets, got {target.dtype}: "
-            "convert indices with target.long(), one-hot rows with target.argmax(1)"
+            "convert indices with target.long(), one-hot rows with target.argmax(1); "
+            f"probabilities are floating-point numbers in the shape of the logits, here "
+            f"{tuple(input.shape)}"
         )
     if input.dim() == 0 or target.shape != input.shape[:dim] + input.shape[dim + 1 :]:
         raise ValueError(
             "expected logits of shape (classes,), (batch, classes) or (batch, classes, ...), "
             f"and targets of that shape without the classes, got {tuple(input.shape)} and "
             f"{tuple(target.shape)}"
+        )
+
+
+def _check_weight(weight, input, dim):
+    if weight is None:
+        return
+    if weight.shape != input.shape[dim : dim + 1]:
+        raise ValueError(
+            f"expected one weight for each of the {input.shape[dim]} classes, got a weight of "
+            f"shape {tuple(weight.shape)}"
+        )
+    if weight.dtype != input.dtype:
+        raise TypeError(
+            f"expected weights of the logits' type {input.dtype}, got {weight.dtype}: convert "
+            "with weight.to(logits)"
         )
 
 

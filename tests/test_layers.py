@@ -509,6 +509,213 @@ def test_cross_entropy_refuses_smoothing_beyond_its_range(smoothing):
         cross_entropy(normal(4, 3), integers(3, 4), label_smoothing=smoothing)
 
 
+def positive(*shape, seed=2, dtype=torch.float64):
+    return normal(*shape, seed=seed, dtype=dtype).abs() + 0.1
+
+
+def class_weights(shape, dtype=torch.float64):
+    return positive(shape[min(1, len(shape) - 1)], seed=3, dtype=dtype)
+
+
+def value_and_gradients(function, *leaves):
+    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+    y = function(*leaves)
+    upstream = normal(*y.shape, seed=1, dtype=y.dtype)
+    return y.detach(), *torch.autograd.grad(y, leaves, upstream)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("ignore_index", [-100, 0])
+@pytest.mark.parametrize("shape", LOGITS)
+def test_cross_entropy_weighs_classes_as_torch_does(
+    shape, ignore_index, reduction, label_smoothing
+):
+    target, weight, z = target_for(shape), class_weights(shape), 3 * normal(*shape)
+    options = {
+        "ignore_index": ignore_index,
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+    }
+    ours, theirs = (
+        value_and_gradient(lambda x, f=f: f(x, target, weight, **options), z)
+        for f in (cross_entropy, F.cross_entropy)
+    )
+    assert_close(ours, theirs, **EXACT, equal_nan=True)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", LOGITS)
+def test_cross_entropy_with_probabilities_is_that_of_torch_in_all_its_gradients(
+    shape, weighted, reduction, label_smoothing
+):
+    leaves = [3 * normal(*shape), positive(*shape)]  # they need not add up to one
+    leaves += [class_weights(shape)] if weighted else []
+    options = {"reduction": reduction, "label_smoothing": label_smoothing}
+    ours, theirs = (
+        value_and_gradients(lambda *args, f=f: f(*args, **options), *leaves)
+        for f in (cross_entropy, F.cross_entropy)
+    )
+    assert_close(ours, theirs, **EXACT)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", LOGITS[:-2])
+def test_cross_entropy_with_probabilities_agrees_with_central_differences(
+    shape, reduction, label_smoothing
+):
+    def loss(z, q, w):
+        return cross_entropy(z, q, w, reduction=reduction, label_smoothing=label_smoothing)
+
+    leaves = [
+        leaf.requires_grad_()
+        for leaf in (normal(*shape), positive(*shape), class_weights(shape))
+    ]
+    assert gradient_check(loss, *leaves)
+    assert gradgradcheck(loss, leaves)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_weighted_cross_entropy_has_a_second_derivative(label_smoothing):
+    target, weight = torch.tensor([1, -100, 4, 0]), class_weights((4, 5))
+
+    def loss(z):
+        return cross_entropy(z, target, weight, label_smoothing=label_smoothing)
+
+    z = normal(4, 5).requires_grad_()
+    assert gradient_check(loss, z)
+    assert gradgradcheck(loss, z)
+
+
+def test_cross_entropy_takes_certain_probabilities_for_classes():
+    z, target = normal(6, 5), integers(5, 6)
+    q = F.one_hot(target, 5).double()
+    for options in [{}, {"label_smoothing": 0.1}, {"reduction": "none"}]:
+        ours = value_and_gradient(lambda x, o=options: cross_entropy(x, q, **o), z)
+        judge = value_and_gradient(lambda x, o=options: cross_entropy(x, target, **o), z)
+        assert_close(ours, judge, **EXACT)
+
+
+def test_cross_entropy_less_the_entropy_is_the_kullback_leibler_divergence():
+    z, q = normal(6, 5), normal(6, 5, seed=1).softmax(1)
+    entropy = cross_entropy(q.log(), q)
+    divergence = F.kl_div(z.log_softmax(1), q, reduction="batchmean")
+    assert_close(cross_entropy(z, q) - entropy, divergence, **EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cross_entropy_with_probabilities_survives_huge_logits(dtype):
+    z = torch.tensor([[1000.0, -1000.0, 0.0]], dtype=dtype)
+    q = torch.tensor([[0.25, 0.25, 0.5]], dtype=dtype)
+    loss, d_logits, d_q = value_and_gradients(
+        lambda z, q: cross_entropy(z, q, reduction="sum"), z, q
+    )
+    scale = normal(seed=1, dtype=dtype)
+    exact = {"rtol": 1e-6, "atol": 0}
+    assert loss == 1000
+    assert_close(d_logits, scale * torch.tensor([[0.75, -0.25, -0.5]], dtype=dtype), **exact)
+    assert_close(d_q, scale * torch.tensor([[0, 2000, 1000]], dtype=dtype), **exact)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weight", [[1.0, 2.0, 3.0], [1.0, 0.0, 3.0]])
+@pytest.mark.parametrize(
+    "target", [torch.tensor([2]), torch.tensor([[0.5, 0.0, 0.5]]).double()]
+)
+def test_weighted_cross_entropy_takes_minus_infinity_as_torch_does(
+    target, weight, label_smoothing
+):
+    z = torch.tensor([[0.5, -torch.inf, 2.0]], dtype=torch.float64)
+    weight = torch.tensor(weight, dtype=torch.float64)
+    ours, theirs = (
+        value_and_gradient(
+            lambda x, f=f: f(x, target, weight, label_smoothing=label_smoothing), z
+        )
+        for f in (cross_entropy, F.cross_entropy)
+    )
+    assert_close(ours, theirs, **EXACT, equal_nan=True)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+@pytest.mark.parametrize("shift", [0.0, 1e3])
+@pytest.mark.parametrize("kind", ["probabilities", "weights", "both"])
+def test_general_cross_entropy_in_float32_is_as_precise_as_torch(kind, shift, scale):
+    z = (scale * normal(1024, 100) + shift).float()
+    target = integers(100, 1024) if kind == "weights" else normal(1024, 100).softmax(1).float()
+    weight = None if kind == "probabilities" else class_weights((1024, 100), torch.float32)
+
+    def values(f, z, dtype):
+        y = target.to(dtype) if target.is_floating_point() else target
+        w = None if weight is None else weight.to(dtype)
+        return value_and_gradient(
+            lambda x: f(x, y, w, reduction="sum", label_smoothing=0.1), z.to(dtype)
+        )
+
+    exact = values(F.cross_entropy, z, torch.float64)
+    for ours, theirs, truth in zip(
+        values(cross_entropy, z, torch.float32),
+        values(F.cross_entropy, z, torch.float32),
+        exact,
+        strict=True,
+    ):
+        assert ours.dtype == torch.float32
+        error = (ours - truth).abs().mean()
+        assert error <= 1.25 * (theirs - truth).abs().mean() + 1e-7 * truth.abs().mean()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_cross_entropy_with_probabilities_and_no_example_does_what_torch_does(reduction):
+    ours, theirs = (
+        value_and_gradients(
+            lambda z, q, f=f: f(z, q, reduction=reduction), normal(0, 3), normal(0, 3)
+        )
+        for f in (cross_entropy, F.cross_entropy)
+    )
+    assert_close(ours, theirs, **EXACT, equal_nan=True)
+
+
+def test_cross_entropy_with_probabilities_leaves_its_arguments_as_they_are():
+    z, q, w = normal(4, 3), positive(4, 3), class_weights((4, 3))
+    before = z.clone(), q.clone(), w.clone()
+    cross_entropy(z.requires_grad_(), q.requires_grad_(), w, label_smoothing=0.1).backward()
+    assert_close((z.detach(), q.detach(), w), before, rtol=0, atol=0)
+
+
+def test_cross_entropy_wants_a_dimension_for_the_classes_of_probabilities():
+    with pytest.raises(TypeError, match=r"in the shape of the logits, here \(\)"):
+        cross_entropy(normal(), normal())
+
+
+def test_cross_entropy_ignores_no_class_of_probabilities():
+    with pytest.raises(
+        ValueError, match=r"ignore_index=1 is a class, but .* they are all zero"
+    ):
+        cross_entropy(normal(4, 3), positive(4, 3), ignore_index=1)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2,), (), (3, 1)])
+def test_cross_entropy_wants_a_weight_for_each_class(plain_python, shape):
+    for target in (integers(3, 4), positive(4, 3)):
+        with pytest.raises(
+            ValueError, match="one weight for each of the 3 classes, got a weigh"
+        ):
+            cross_entropy(normal(4, 3), target, positive(*shape))
+
+
+def test_cross_entropy_says_how_to_convert_weights():
+    with pytest.raises(TypeError, match=r"got torch\.float32: convert with weight\.to\(logits"):
+        cross_entropy(normal(4, 3), integers(3, 4), torch.ones(3))
+
+
+def test_cross_entropy_wants_probabilities_in_the_shape_of_the_logits():
+    for shape in [(4, 2), (3, 4), (4, 3, 1), (4,)]:
+        with pytest.raises(TypeError, match=r"in the shape of the logits, here \(4, 3\)"):
+            cross_entropy(normal(4, 3), positive(*shape))
+
+
 # Initial weights
 
 SHAPES = [(5, 3), (1, 1), (6, 4, 3), (6, 4, 5, 5)]
