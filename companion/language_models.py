@@ -343,6 +343,9 @@ def sample(
     length: int,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
+    *,
+    top_k: int | None = None,
+    top_p: float = 1.0,
 ) -> Int[Tensor, " length"]:
     r"""Let a language model write: draw a token, feed it back in, draw the next.
 
@@ -352,8 +355,16 @@ def sample(
     likely ones become likelier, until at 0 the likeliest is always taken; above, all become
     more alike.
 
-    Reference: Ackley, Hinton and Sejnowski, "A learning algorithm for Boltzmann machines",
-    *Cognitive Science* 9 (1985), for the temperature of a network.
+    The tail of the distribution can be cut off before the draw: after the temperature only the
+    ``top_k`` likeliest tokens are kept, and of these, with their probabilities made to add up
+    to one again, the fewest that together have at least ``top_p`` (the *nucleus*). Of equally
+    likely tokens the one of lower number comes first.
+
+    References: Ackley, Hinton and Sejnowski, "A learning algorithm for Boltzmann machines",
+    *Cognitive Science* 9 (1985), for the temperature of a network; Fan, Lewis and Dauphin,
+    "Hierarchical neural story generation", *ACL* (2018), for ``top_k``; Holtzman, Buys, Du,
+    Forbes and Choi, "The curious case of neural text degeneration", *ICLR* (2020), for
+    ``top_p``.
 
     Args:
         model: Maps tokens (batch, time) and a state to logits and a state.
@@ -361,17 +372,25 @@ def sample(
         length: How many tokens to write.
         temperature: :math:`\tau`, zero or more.
         generator: Makes the draws repeatable.
+        top_k: How many tokens to choose from, at least 1; by default from all of them.
+        top_p: The share of the probability to choose from, above 0; by default 1, all of it.
 
     Returns:
         The tokens that were written, without the prompt.
 
     Raises:
-        ValueError: If the prompt is empty, or the length or the temperature negative.
+        ValueError: If the prompt is empty, the length or the temperature negative, or ``top_k``
+            or ``top_p`` out of range.
     """
     if len(prompt) == 0 or length < 0 or not temperature >= 0:
         raise ValueError(
             "sampling needs a prompt of at least one token, and a length and a temperature of "
             f"at least 0, got {len(prompt)} tokens, {length} and {temperature}"
+        )
+    if (top_k is not None and top_k < 1) or not 0 < top_p <= 1:
+        raise ValueError(
+            "there must be a token left to choose: top_k must be at least 1 and top_p above 0 "
+            f"and at most 1, got {top_k} and {top_p}"
         )
     written, state = [], None
     token = prompt.to(next(model.parameters()).device)
@@ -383,27 +402,39 @@ def sample(
             if temperature == 0:
                 token = z.argmax(keepdim=True)
             else:
-                token = softmax(z / temperature, dim=0).multinomial(1, generator=generator)
+                p = _without_tail(softmax(z / temperature, dim=0), top_k, top_p)
+                token = p.multinomial(1, generator=generator)
             written.append(token)
     return torch.cat(written) if written else prompt[:0]
+
+
+def _without_tail(p, top_k, top_p):
+    """The probabilities with zeros for all but the likeliest tokens, adding up to one again."""
+    kept, tokens = p.sort(descending=True, stable=True)
+    kept = kept[:top_k] / kept[:top_k].sum()
+    if top_p < 1:
+        kept = kept[
+            kept.cumsum(0) - kept < top_p
+        ]  # what stands before it has not reached top_p
+    return torch.zeros_like(p).scatter(0, tokens[: len(kept)], kept / kept.sum())
 
 
 class NGram:
     r"""A language model that counts: how often has each token followed the last few?
 
     The more of them it looks at, the better its guess where it has seen them, and the rarer
-    that is. So all lengths are mixed. Let a context :math:`h` have occurred :math:`N(h)` times,
-    :math:`N(hc)` of them with :math:`c` after it, and let :math:`V(h)` different tokens have
+    that is. So all lengths are mixed. Let a context :math:`u` have occurred :math:`N(u)` times,
+    :math:`N(uc)` of them with :math:`c` after it, and let :math:`V(u)` different tokens have
     followed. The counts have a share of the probability, and the context that is one token
-    shorter, :math:`h'`, distributes the rest. With ``"witten-bell"`` its share is that of new
+    shorter, :math:`u'`, distributes the rest. With ``"witten-bell"`` its share is that of new
     tokens among what followed,
 
-    .. math:: \Pr(c \mid h) = \frac{N(hc) + V(h)\, \Pr(c \mid h')}{N(h) + V(h)},
+    .. math:: \Pr(c \mid u) = \frac{N(uc) + V(u)\, \Pr(c \mid u')}{N(u) + V(u)},
 
     and with ``"kneser-ney"`` it is what a discount :math:`0 < D < 1` takes from every count,
 
-    .. math:: \Pr(c \mid h)
-                  = \frac{\max(N(hc) - D,\, 0) + D\, V(h)\, \Pr(c \mid h')}{N(h)}, \qquad
+    .. math:: \Pr(c \mid u)
+                  = \frac{\max(N(uc) - D,\, 0) + D\, V(u)\, \Pr(c \mid u')}{N(u)}, \qquad
               D = \frac{n_1 + 1}{n_1 + 2\, n_2 + 2},
 
     where :math:`n_1` and :math:`n_2` count what occurred once and twice (raised by one, so that
@@ -416,9 +447,11 @@ class NGram:
 
     References: Witten and Bell, "The zero-frequency problem: estimating the probabilities of
     novel events in adaptive text compression", *IEEE Transactions on Information Theory* 37
-    (1991); Kneser and Ney, "Improved backing-off for m-gram language modeling", *ICASSP*
-    (1995); for the mixed forms Chen and Goodman, "An empirical study of smoothing techniques
-    for language modeling", *ACL* (1996).
+    (1991); Ney, Essen and Kneser, "On structuring probabilistic dependences in stochastic
+    language modelling", *Computer Speech & Language* 8 (1994), for the discount; Kneser and
+    Ney, "Improved backing-off for m-gram language modeling", *ICASSP* (1995), for the counts of
+    shorter contexts; for the mixed form Chen and Goodman, "An empirical study of smoothing
+    techniques for language modeling", *Computer Speech & Language* 13 (1999).
 
     Args:
         order: :math:`n`, the length of what is counted: the last :math:`n - 1` tokens and the
@@ -491,18 +524,18 @@ class NGram:
             self.counts_, start=1
         ):
             gram = self._numbered(tokens, n)
-            N_hc = _look_up(gram, grams, occurrences)
-            N_h, V_h = (
+            N_uc = _look_up(gram, grams, occurrences)
+            N_u, V_u = (
                 _look_up(gram // self.vocabulary, contexts, values)
                 for values in (totals, followers)
             )
             if self.smoothing == "witten-bell":
-                mixed = (N_hc + V_h * p) / (N_h + V_h)
+                mixed = (N_uc + V_u * p) / (N_u + V_u)
             else:
                 n_1, n_2 = ((occurrences == times).sum().item() for times in (1, 2))
                 D = (n_1 + 1) / (n_1 + 2 * n_2 + 2)
-                mixed = ((N_hc - D).clamp(min=0) + D * V_h * p) / N_h
-            p = torch.where(N_h > 0, mixed, p)  # 0 / 0 where the context was never seen
+                mixed = ((N_uc - D).clamp(min=0) + D * V_u * p) / N_u
+            p = torch.where(N_u > 0, mixed, p)  # 0 / 0 where the context was never seen
         return p
 
     def bits(self, tokens: Int[Tensor, " tokens"]) -> float:

@@ -1,11 +1,12 @@
 import copy
 import math
 from collections import Counter
+from itertools import combinations
 
 import pytest
 import torch
 from test_recurrence import normal
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from companion.backpropagation import gradient_check
@@ -410,6 +411,97 @@ def test_samples_repeat_with_their_generator_and_may_be_empty(text):
 def test_sampling_refuses_what_makes_no_sense(text, prompt, length, temperature, words):
     with pytest.raises(ValueError, match=words):
         sample(small_model(), text[:prompt], length, temperature)
+
+
+class Fixed(nn.Module):
+    """A model whose logits for the next token are always the same."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.z = nn.Parameter(torch.tensor(p, dtype=torch.float64).log())
+
+    def forward(self, tokens, state=None):
+        return self.z.expand(*tokens.shape, -1), state
+
+
+def kept(p, temperature, top_k, top_p):
+    """The distribution to draw from, by trying every set of tokens from small to large."""
+    weights = [q ** (1 / temperature) for q in p]
+    candidates = sorted(range(len(p)), key=lambda k: (-weights[k], k))[:top_k]
+    total = sum(weights[k] for k in candidates)
+    enough = [
+        chosen
+        for size in range(1, len(candidates) + 1)
+        for chosen in combinations(candidates, size)
+        if sum(weights[k] for k in chosen) / total >= top_p - 1e-12
+    ]
+    nucleus = min(
+        enough, key=lambda chosen: (len(chosen), -sum(weights[k] for k in chosen), chosen)
+    )
+    total = sum(weights[k] for k in nucleus)
+    return torch.tensor([weights[k] / total if k in nucleus else 0.0 for k in range(len(p))])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("top_p", [0.01, 0.3, 0.6, 0.85, 1.0])
+@pytest.mark.parametrize("top_k", [None, 1, 3, 5, 9])
+def test_a_tail_is_cut_off_as_a_search_over_all_sets_of_tokens_finds(
+    monkeypatch, temperature, top_p, top_k
+):
+    drawn, p = [], [0.1, 0.35, 0.05, 0.3, 0.2]
+    monkeypatch.setattr(
+        Tensor, "multinomial", lambda p, n, generator: drawn.append(p) or p.argmax(0)[None]
+    )
+    sample(Fixed(p), torch.tensor([0]), 1, temperature, top_k=top_k, top_p=top_p)
+    expected = kept(p, temperature, top_k, top_p)
+    torch.testing.assert_close(drawn[0], expected.double(), rtol=1e-6, atol=1e-12)
+
+
+def test_the_frequencies_of_samples_from_a_nucleus_are_those_of_its_tokens():
+    p, g = [0.1, 0.35, 0.05, 0.3, 0.2], torch.Generator().manual_seed(0)
+    written = sample(Fixed(p), torch.tensor([0]), 4000, generator=g, top_k=4, top_p=0.8)
+    share = written.bincount(minlength=5) / 4000
+    expected = torch.tensor([0.0, 0.35, 0.0, 0.3, 0.2]) / 0.85
+    torch.testing.assert_close(share, expected, rtol=0, atol=0.03)
+
+
+def test_of_equally_likely_tokens_exactly_so_many_are_kept_the_first_ones():
+    p = [0.05, 0.19, 0.19, 0.19, 0.19, 0.19]
+    written = sample(Fixed(p), torch.tensor([0]), 300, top_k=2)
+    assert set(written.tolist()) == {1, 2}
+    written = sample(Fixed(p), torch.tensor([0]), 300, top_p=0.5)
+    assert set(written.tolist()) == {1, 2, 3}
+
+
+def test_one_token_or_hardly_any_probability_is_the_likeliest_token(text):
+    model, greedy = small_model(), sample(small_model(), text[:3], 20, 0.0)
+    for options in ({"top_k": 1}, {"top_p": 1e-9}, {"top_k": 3, "top_p": 1e-9}):
+        assert torch.equal(sample(model, text[:3], 20, 5.0, **options), greedy)
+    assert torch.equal(sample(model, text[:3], 20, 0.0, top_k=3, top_p=0.5), greedy)
+
+
+def test_all_tokens_and_all_probability_change_nothing_and_leave_the_tail_in_reach(text):
+    p = [1 - 3e-9, 1e-9, 1e-9, 1e-9]
+    whole = sample(Fixed(p), torch.tensor([0]), 200, 8.0, torch.Generator().manual_seed(1))
+    for options in ({"top_k": 4}, {"top_k": 90}, {"top_p": 1.0}):
+        g = torch.Generator().manual_seed(1)
+        assert torch.equal(sample(Fixed(p), torch.tensor([0]), 200, 8.0, g, **options), whole)
+    assert len(whole.unique()) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"top_k": 0}, "got 0 and 1.0"),
+        ({"top_k": -3}, "top_k must be at least 1"),
+        ({"top_p": 0.0}, "above 0 and at most 1, got None and 0.0"),
+        ({"top_p": 1.5}, "got None and 1.5"),
+        ({"top_p": math.nan}, "got None and nan"),
+    ],
+)
+def test_a_tail_that_leaves_no_token_is_refused(text, options, words):
+    with pytest.raises(ValueError, match=words):
+        sample(small_model(), text[:3], 5, **options)
 
 
 def witten_bell(text, start, history, token, vocabulary):
