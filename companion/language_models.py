@@ -7,8 +7,8 @@ model to beat, which only counts.
 """
 
 import math
-import os
-from time import perf_counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from companion.activations import softmax
 from companion.layers import Linear, cross_entropy
-from companion.training import History, modes_kept
+from companion.training import History, modes_kept, share, train
 
 __all__ = [
     "Embedding",
@@ -194,6 +194,8 @@ def fit_truncated(
     carry: bool = True,
     validation: Int[Tensor, " validation_tokens"] | None = None,
     scheduler: Any = None,
+    stop: Callable[[History], bool] | None = None,
+    checkpoint: str | Path | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> History:
@@ -210,8 +212,9 @@ def fit_truncated(
 
     .. math:: g \leftarrow g \min\!\Big(1, \frac{\texttt{max\_norm}}{\lVert g \rVert}\Big)
 
-    As with :func:`companion.training.fit`, the same seed gives the same numbers, and the global
-    random state and the modes of the modules are afterwards what they were.
+    The loop is :func:`companion.training.train`: the same seed gives the same numbers, and the
+    global random state and the modes of the modules are afterwards what they were. Several
+    processes divide the streams among them.
 
     References: Williams and Peng, "An efficient gradient-based algorithm for on-line training
     of recurrent network trajectories", *Neural Computation* 2 (1990); for the clipping Pascanu,
@@ -232,21 +235,22 @@ def fit_truncated(
             model forgets everything at each chunk's end.
         validation: A text whose :func:`bits_per_character` is measured after each epoch.
         scheduler: Its ``step()`` is called after each step of the optimiser.
+        stop: Whether to end after an epoch, as in :func:`~companion.training.train`.
+        checkpoint: The file to go on from and to write, as there.
         seed: For what is random in the model, such as dropout.
         progress: Show a progress bar, which disappears at the end. The environment variable
             ``TQDM_DISABLE`` hides it.
 
     Returns:
-        The loss of each step in nats a token and, with ``validation``, of each epoch:
-            ``validation_loss`` in nats a
-        token and ``validation_metric`` in bits.
+        The loss of each step in nats a token, the length of each gradient and, with
+        ``validation``, for each epoch ``validation_loss`` in nats a token and
+        ``validation_metric`` in bits.
 
     Raises:
-        ValueError: If a number is out of range, or the text is shorter than one chunk for each
-            stream.
+        ValueError: If a number is out of range, the text is shorter than one chunk for each
+            stream, or ``train`` refuses something.
+        FloatingPointError: If the loss is not finite.
     """
-    from tqdm.auto import tqdm
-
     if min(epochs + 1, batch_size, time) < 1 or not max_norm > 0:
         raise ValueError(
             "epochs must not be negative, batch_size and time must be at least 1 and max_norm "
@@ -262,39 +266,33 @@ def fit_truncated(
             f"{batch_size * time + 1} tokens, got {len(tokens)}: shorten the chunks (time), or "
             "read fewer streams (batch_size)"
         )
-    history = History(steps_per_epoch=len(chunks))
-    hidden = not progress or "TQDM_DISABLE" in os.environ
-    bar = tqdm(
-        total=epochs * len(chunks), desc="training", unit="step", leave=False, disable=hidden
+    inputs, targets = share(inputs), share(targets)
+    state = None
+
+    def step(chunk):
+        nonlocal state
+        begins = chunk.start == 0 or not carry
+        logits, state = model(inputs[:, chunk], None if begins else _detached(state))
+        return cross_entropy(logits.flatten(0, 1), targets[:, chunk].flatten())
+
+    def measure():
+        bits = bits_per_character(model, validation)
+        return bits * math.log(2), bits
+
+    return train(
+        step,
+        optimizer,
+        chunks,
+        model=model,
+        epochs=epochs,
+        scheduler=scheduler,
+        max_norm=max_norm,
+        validation=None if validation is None else measure,
+        stop=stop,
+        checkpoint=checkpoint,
+        seed=seed,
+        progress=progress,
     )
-    with (
-        bar,
-        modes_kept(model),
-        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
-    ):
-        torch.manual_seed(seed)
-        for _ in range(epochs):
-            model.train()
-            begin = perf_counter() - (history.seconds[-1] if history.seconds else 0.0)
-            state = None
-            for chunk in chunks:
-                logits, state = model(inputs[:, chunk], _detached(state) if carry else None)
-                loss = cross_entropy(logits.flatten(0, 1), targets[:, chunk].flatten())
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-                optimizer.step()
-                if scheduler is not None:
-                    scheduler.step()
-                history.loss.append(loss.item())
-                history.seconds.append(perf_counter() - begin)
-                bar.update()
-            if validation is not None:
-                bits = bits_per_character(model, validation)
-                history.validation_loss.append(bits * math.log(2))
-                history.validation_metric.append(bits)
-                bar.set_postfix(bits=bits)
-    return history
 
 
 @torch.no_grad()

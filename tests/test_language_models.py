@@ -6,6 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 from test_recurrence import normal
+from test_training import processes, results_of_two  # noqa: F401  (a fixture)
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -287,6 +288,47 @@ def test_the_same_seed_gives_the_same_model_and_leaves_the_global_state_and_mode
         models.append(model.head.weight)
     assert torch.equal(models[0], models[1])
     assert not torch.equal(models[0], models[2])
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(text, tmp_path):
+    results = []
+    for checkpoint, epochs in [(None, [3]), (tmp_path / "run", [2, 3])]:
+        for number in epochs:
+            model = small_model(dropout=0.5)
+            optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+            options = {"epochs": number, "batch_size": 4, "time": 10, "validation": text}
+            history = fit_truncated(model, optimizer, text, **options, checkpoint=checkpoint)
+        results.append((history, model))
+    (whole, one), (again, other) = results
+    assert whole.loss == again.loss
+    assert whole.gradient_norm == again.gradient_norm
+    assert whole.validation_metric == again.validation_metric
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+def test_stop_ends_training_after_an_epoch(text):
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options = {"epochs": 9, "batch_size": 4, "time": 10, "stop": lambda h: len(h.loss) > 20}
+    history = fit_truncated(model, optimizer, text, **options)
+    assert len(history.loss) == 2 * history.steps_per_epoch == 30
+
+
+def of_streams(rank, folder):
+    model = nn.parallel.DistributedDataParallel(small_model())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    history = fit_truncated(model, optimizer, text_of(602), epochs=2, batch_size=4, time=10)
+    return history.loss, model.module.state_dict()
+
+
+def test_two_processes_divide_the_streams(text, tmp_path, processes):  # noqa: F811
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    history = fit_truncated(model, optimizer, text, epochs=2, batch_size=4, time=10)
+    for ((losses, state),) in results_of_two(processes, (of_streams,), tmp_path):
+        assert losses == pytest.approx(history.loss, rel=1e-5)
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_no_epochs_change_nothing(text):

@@ -10,6 +10,8 @@ from docutils import nodes
 
 PAGES = {
     "torch.Tensor": "https://docs.pytorch.org/docs/stable/tensors.html",
+    "torch.utils.data.": "https://docs.pytorch.org/docs/stable/data.html#{}",
+    "torch._C.Generator": "https://docs.pytorch.org/docs/stable/generated/torch.Generator.html",
     "torch.": "https://docs.pytorch.org/docs/stable/generated/{}.html",
     "jaxtyping.": "https://docs.kidger.site/jaxtyping/api/array/",
     "pathlib.Path": "https://docs.python.org/3/library/pathlib.html#{}",
