@@ -40,6 +40,7 @@ bench: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python book/_ext/lint.py
 	$(BIN)/lint-imports
 
 clean:

@@ -2,11 +2,13 @@
 folder.
 """
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import lint
 import nbformat
 import pytest
 from execution import cache_folder, read_chapter
@@ -193,6 +195,16 @@ def test_a_trailing_semicolon_silences_a_cell_and_progress_bars_leave_nothing(bo
     book(HEADER + code(bar)).assert_outcomes(passed=1)
     (cached,) = (book.root / "_build").rglob("base.ipynb")
     assert nbformat.read(cached, as_version=4).cells[0].outputs == []
+
+
+def test_lint_reads_the_code_cells_and_names_chapter_and_rule(tmp_path, capfd):
+    chapter = tmp_path / "01-small.md"
+    chapter.write_text(HEADER + "\nimport os\n" + code("x = 1"), encoding="utf-8")
+    assert lint.check(chapter) == 0
+    assert capfd.readouterr().out == ""
+    chapter.write_text(HEADER + code("x = 1") + code("import os\n"), encoding="utf-8")
+    assert lint.check(chapter) == 1
+    assert re.search(r"F401 .*os.*\n.*01-small\.ipynb:cell 2:1:8", capfd.readouterr().out)
 
 
 SHOW_ANSWER = (
