@@ -377,9 +377,13 @@ def _name(thing):
         arguments = [_name(x) if callable(x) else _shown(x, "") for x in thing.args]
         arguments += [f"{key}={_shown(value, '')}" for key, value in thing.keywords.items()]
         return f"{_name(thing.func)}({', '.join(arguments)})"
+    if isinstance(owner := getattr(thing, "__self__", None), type):  # Operation.apply
+        return f"{_name(owner)}.{thing.__name__}"
     thing = thing if hasattr(thing, "__qualname__") else type(thing)
-    module = getattr(thing, "__module__", None) or ""
-    return f"{module}.{thing.__qualname__}" if module[:10] == "companion." else thing.__name__
+    module = (getattr(thing, "__module__", None) or "").split(".")
+    if module[0] == "companion":
+        return f"{'.'.join(module)}.{thing.__qualname__}"
+    return f"torch's {thing.__name__}" if module[0] == "torch" else thing.__name__
 
 
 def _names(call, number):

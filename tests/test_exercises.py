@@ -34,7 +34,8 @@ def naive_softmax(x, dim):
 def test_agreement_is_one_line_and_true(said):
     assert check(torch.softmax, like=softmax, shapes="batch classes", dim=1) is True
     assert said() == (
-        "softmax agrees with companion.activations.softmax: 17 cases, values and gradients\n"
+        "torch's softmax agrees with companion.activations.softmax: "
+        "17 cases, values and gradients\n"
     )
 
 
@@ -404,6 +405,7 @@ def test_the_gradient_from_which_it_came_is_shown(said):
 
     assert not check(Doubled.apply, lambda x: x, torch.zeros(2))
     heading, *lines = said().splitlines()
+    assert heading.startswith("Doubled.apply does not agree with <lambda> yet: ")
     assert (
         "the gradient of x is wrong in 2 of 2 entries, most at [0]: 3 in place of 1.5"
         in heading
@@ -598,17 +600,15 @@ def test_what_chapters_need_can_be_said(said):
 
     right, wrong, judge = (partial(descend, by) for by in (torch.optim.SGD, Adam, SGD))
     assert check(right, judge, shapes="n")
-    assert (
-        said()
-        == "descend(SGD) agrees with descend(companion.optimization.SGD): 16 cases, values\n"
-    )
+    named = "descend(torch's SGD) agrees with descend(companion.optimization.SGD): "
+    assert said() == f"{named}16 cases, values\n"
     assert not check(wrong, judge, shapes="n")
     assert "descend(companion.optimization.Adam) does not agree" in said()
 
 
 def test_names_of_partial_functions_show_their_arguments(said):
     assert check(partial(torch.softmax, dim=-1), partial(softmax, dim=1), shapes="n k")
-    named = "softmax(dim=-1) agrees with companion.activations.softmax(dim=1): "
+    named = "torch's softmax(dim=-1) agrees with companion.activations.softmax(dim=1): "
     assert said().startswith(named)
     assert check(partial(pow, 2), partial(pow, 2), 3)
     assert said().startswith("pow(2) agrees with pow(2): 1 case")
