@@ -12,7 +12,7 @@ export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
 
 help:
 	@echo "make lab     read and run the chapters in JupyterLab"
-	@echo "make test    run the unit tests and every chapter"
+	@echo "make test    run the unit tests and every chapter; CHAPTER=06 runs one, and its module's tests"
 	@echo "make site    build the static site in _build/html/"
 	@echo "make bench   measure the companion beside the libraries that it mirrors"
 	@echo "make lint    check the style, the formatting and the import contracts"
@@ -28,8 +28,15 @@ $(READY): pyproject.toml constraints.txt
 lab: $(READY)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. book/index.md
 
+ifdef CHAPTER
+PAGE := $(wildcard book/$(CHAPTER)-*.md)
+PAGES := $(notdir $(wildcard book/[0-9]*.md book/a1-*.md))
+$(if $(PAGE),,$(error there is no chapter $(CHAPTER); CHAPTER is one of $(foreach page,$(PAGES),$(firstword $(subst -, ,$(page))))))
+MODULE := $(subst -,_,$(patsubst book/$(CHAPTER)-%.md,%,$(PAGE)))
+endif
+
 test: $(READY)
-	$(BIN)/python -m pytest --cov
+	$(BIN)/python -m pytest -n logical --maxprocesses=4 $(if $(CHAPTER),$(PAGE) $(wildcard tests/test_$(MODULE).py),--cov)
 
 site: $(READY)
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -44,5 +51,5 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv _build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf .venv _build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,1 +1,1 @@
-pytest_plugins = ("pytester", "tests.chapters")
+pytest_plugins = ("pytester", "tests.chapters", "tests.workers")

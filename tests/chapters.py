@@ -9,8 +9,10 @@ that passes leaves its outputs for the site to show.
 import os
 import re
 from collections import Counter, defaultdict
+from contextlib import suppress
 
 import nbformat
+import psutil
 import pytest
 from execution import KERNEL_ENVIRONMENT, read_chapter, store
 from nbformat.v4 import new_code_cell, new_notebook
@@ -29,6 +31,7 @@ TAGS = {
     "remove-cell",
 }
 CELL = re.compile(r"^[ \t>*+\-\d.)]*(?:`{3,}|~{3,}|:{3,})[ \t]*\{code-cell\}", re.M)
+CPU = "CPU seconds"
 RECORD = "run `pytest --update-reference {}` and read what changed before you commit it"
 
 
@@ -54,6 +57,10 @@ class ChapterKernel(RunningKernel):
         return self.kc.execute(
             cell_input, store_history=True, allow_stdin=allow_stdin, stop_on_error=False
         )
+
+    def cpu_seconds(self):
+        """User and system time of the kernel so far, and of processes that it waited for."""
+        return sum(psutil.Process(self.km.provisioner.pid).cpu_times()[:4])
 
 
 class Chapter(IPyNbFile):
@@ -87,6 +94,7 @@ class Chapter(IPyNbFile):
                 )
         self.failed_cell = None
         self.passed = 0
+        self.cpu_seconds = 0.0
         self.update = self.config.getoption("update_reference")
         self.reference = (
             self.config.rootpath / "tests" / "reference" / f"{self.path.stem}.ipynb"
@@ -186,6 +194,11 @@ class ChapterCell(IPyNbCell):
         except Exception:
             self.parent.failed_cell = self.cell_num
             raise
+        finally:
+            with suppress(psutil.Error):  # a kernel that died
+                before = self.parent.cpu_seconds
+                self.parent.cpu_seconds = self.parent.kernel.cpu_seconds()
+                self.user_properties.append((CPU, self.parent.cpu_seconds - before))
         self.cell.execution_count = self.cell_num
         self.cell.outputs = self.test_outputs
         self.parent.passed += 1

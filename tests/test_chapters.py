@@ -29,7 +29,9 @@ def code(source, tag=None):
 
 @pytest.fixture
 def book(pytester):
-    """A temporary book; calling it with a chapter's text runs that chapter."""
+    """A temporary book; calling it with a chapter's text runs that chapter, and others that are
+    given by name.
+    """
     (pytester.path / "book").mkdir()
     (pytester.path / "companion").mkdir()
     (pytester.path / "companion" / "__init__.py").write_text("ANSWER = 41\n", encoding="utf-8")
@@ -38,9 +40,11 @@ def book(pytester):
         "[tool.pytest.ini_options]\n", encoding="utf-8"
     )
 
-    def run(text, *options):
-        (pytester.path / "book" / "01-small.md").write_text(text, encoding="utf-8")
-        return pytester.runpytest_inprocess("-p", "tests.chapters", "book", *options)
+    def run(text, *options, **others):
+        for name, chapter in {"01-small": text, **others}.items():
+            (pytester.path / "book" / f"{name}.md").write_text(chapter, encoding="utf-8")
+        plugins = "-p", "tests.chapters", "-p", "tests.workers"
+        return pytester.runpytest_inprocess(*plugins, "book", *options)
 
     run.root = pytester.path
     return run
@@ -205,6 +209,144 @@ def test_lint_reads_the_code_cells_and_names_chapter_and_rule(tmp_path, capfd):
     chapter.write_text(HEADER + code("x = 1") + code("import os\n"), encoding="utf-8")
     assert lint.check(chapter) == 1
     assert re.search(r"F401 .*os.*\n.*01-small\.ipynb:cell 2:1:8", capfd.readouterr().out)
+
+
+def in_order(name):
+    """A chapter that passes only if one kernel runs its cells in order; it writes down when it
+    began and which process started that kernel.
+    """
+    note = f"open('{name}', 'w').write(f'{{time.time()}} {{os.getppid()}}')"
+    steps = [f"assert ran == {list(range(n))}\nran.append({n})" for n in range(6)]
+    return HEADER + code(f"import os, time\n{note}\nran = []") + "".join(code(s) for s in steps)
+
+
+def notes(book, *names):
+    """When each of these chapters began, and the worker that ran it."""
+    return [(book.root / "book" / name).read_text(encoding="utf-8").split() for name in names]
+
+
+def kept(book):
+    return {
+        Path(record.uri).stem
+        for record in get_cache(cache_folder(book.root)).list_cache_records()
+    }
+
+
+def test_two_workers_run_a_chapter_each_and_keep_the_outputs_of_both(book):
+    chapters = {f"0{n}-more": in_order(f"0{n}") for n in range(2, 5)}
+    result = book(in_order("01"), "-n2", **chapters)
+    result.assert_outcomes(passed=4 * 7)
+    (_, first), (_, second) = notes(book, "01", "02")
+    assert first != second
+    assert kept(book) == {"01-small", *chapters}
+    lines = result.outlines
+    assert sum("CPU seconds of each chapter" in line for line in lines) == 1
+    assert sum(line.endswith("  book/03-more.md") for line in lines) == 1
+
+
+def test_a_failure_skips_the_rest_of_its_chapter_on_the_same_worker_and_the_site(book):
+    (book.root / "tests").mkdir()
+    (book.root / "tests" / "test_site.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('page', range(3))\n"
+        "def test_page(executed, page):\n    pass\n",
+        encoding="utf-8",
+    )
+    sound, broken = in_order("01"), HEADER + code("1 / 0") + code("x = 1") + code("x = 2")
+    result = book(sound, "tests", "-n2", "-rs", **{"02-more": broken})
+    result.assert_outcomes(passed=7, failed=1, skipped=2 + 3)
+    result.stdout.fnmatch_lines(
+        ["SKIPPED [[]3[]] tests/*: the site is *, and 02-more.md failed"]
+    )
+
+
+def test_the_site_waits_for_chapters_that_another_worker_still_runs(book):
+    (book.root / "tests").mkdir()
+    (book.root / "tests" / "test_site.py").write_text(
+        "from pathlib import Path\n"
+        "def test_outputs(executed):\n"
+        "    assert len(list(Path('_build').rglob('base.ipynb'))) == 2\n",
+        encoding="utf-8",
+    )
+    long = in_order("02").replace("ran = []", "ran = []\ntime.sleep(6)")
+    result = book(in_order("01"), "tests", "-n2", **{"02-long": long})
+    result.assert_outcomes(passed=7 + 7 + 1)
+
+
+def test_long_chapters_come_first_then_the_site_then_the_rest(book):
+    (book.root / "tests").mkdir()
+    for name, count in ("site", 4), ("other", 9):
+        (book.root / "tests" / f"test_{name}.py").write_text(
+            f"import pytest\n@pytest.mark.parametrize('n', range({count}))\n"
+            "def test_it(n):\n    pass\n",
+            encoding="utf-8",
+        )
+    cache = book.root / ".pytest_cache" / "v" / "chapters" / "seconds"
+    cache.parent.mkdir(parents=True)
+    cache.write_text('{"book/01-small.md": 5, "book/02-long.md": 50}', encoding="utf-8")
+    others = {"02-long": in_order("02"), "03-new": in_order("03")}
+    result = book(in_order("01"), "tests", "-n1", "-v", **others)
+    result.assert_outcomes(passed=3 * 7 + 4 + 9)
+    ran = re.findall(r"PASSED (\S+?)::", result.stdout.str())
+    assert list(dict.fromkeys(ran))[:3] == [
+        f"book/{name}.md" for name in ("03-new", "02-long", "01-small")
+    ]
+    site = [n for n, file in enumerate(ran) if file == "tests/test_site.py"]
+    assert site == list(range(site[0], site[0] + 4))
+    assert 21 <= site[0] <= 21 + 3  # a worker knows up to three tests ahead
+    assert "book/03-new.md" in cache.read_text(encoding="utf-8")
+
+
+BURN = "import time\nwhile time.process_time() < 1:\n    pass"
+
+
+def test_the_table_has_the_kernels_own_time_and_that_of_its_children(book):
+    sleep = code("import time\ntime.sleep(1)")
+    burn = code(f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BURN!r}])")
+    again = code(
+        "start = time.process_time()\nwhile time.process_time() < start + 1:\n    pass"
+    )
+    result = book(HEADER + sleep + burn + again)
+    result.assert_outcomes(passed=3)
+    row = r"^ *(\S+) +(\S+)  (?:book/01-small.md:\d+: 01-small, )?(\S.*)$"
+    times = {
+        name: (float(seconds), float(cpu))
+        for seconds, cpu, name in re.findall(row, result.stdout.str(), re.M)
+    }
+    for name, least in {"cell 2": 1, "cell 3": 1, "book/01-small.md": 2}.items():
+        seconds, cpu = times[name]
+        if sys.platform == "linux" or name == "cell 3":  # others tell nothing of children
+            assert least - 0.1 <= cpu <= seconds + 0.2
+    assert times["book/01-small.md"] == times["in all"] == times["in the mean"]
+    seconds, cpu = times["cell 1"]  # with the start of the kernel
+    assert seconds >= 1
+    assert (
+        0 < times["book/01-small.md"][1] - times["cell 2"][1] - times["cell 3"][1] <= cpu + 0.3
+    )
+
+
+def test_many_processes_keep_their_outputs_at_the_same_time(book):
+    script = (
+        f"import sys; sys.path[:0] = [{str(ROOT / 'book' / '_ext')!r}]\n"
+        "from execution import store\n"
+        "from nbformat.v4 import new_code_cell, new_notebook\n"
+        "from pathlib import Path\n"
+        "sys.stdin.read()\n"
+        "for n in range(5):\n"
+        "    name = f'{sys.argv[1]}-{n}'\n"
+        "    cell = new_code_cell(f'print({name!r})', execution_count=1)\n"
+        "    store(Path(), Path(name), new_notebook(cells=[cell]))\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(number)], stdin=subprocess.PIPE, cwd=book.root
+        )
+        for number in range(4)
+    ]
+    for process in processes:
+        process.stdin.close()
+    assert [process.wait() for process in processes] == [0] * 4
+    assert kept(book) == {f"{number}-{n}" for number in range(4) for n in range(5)}
 
 
 SHOW_ANSWER = (

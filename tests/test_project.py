@@ -87,6 +87,26 @@ def test_chapters_that_later_ones_build_on_come_first():
     assert [layer.removeprefix("companion.") for layer in reversed(layers[:-1])] == order
 
 
+def make(*arguments):
+    """What ``make`` would do."""
+    return subprocess.run(["make", "-n", *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_make_runs_one_chapter_and_the_tests_of_its_module(chapter):
+    number, _, name = chapter.partition("-")
+    command = make("test", f"CHAPTER={number}").stdout
+    assert command.endswith(f" book/{chapter}.md tests/test_{name.replace('-', '_')}.py\n")
+    assert make("test").stdout.endswith(" --cov\n")
+
+
+def test_make_says_which_chapters_there_are():
+    wrong = make("test", "CHAPTER=99")
+    assert wrong.returncode == 2
+    numbers = " ".join(chapter[:2] for chapter in CHAPTERS)
+    assert f"there is no chapter 99; CHAPTER is one of {numbers}." in wrong.stderr
+
+
 def test_the_example_on_the_landing_page_runs():
     (example,) = re.findall(
         r"```python\n(.*?)```", (ROOT / "book" / "index.md").read_text(encoding="utf-8"), re.S

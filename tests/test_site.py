@@ -40,7 +40,7 @@ ACCEPTED = {
 
 
 @pytest.fixture(scope="session")
-def site():
+def site(executed):
     """The folder of the built site."""
     command = [
         Path(sys.executable).with_name("jupyter-book"),

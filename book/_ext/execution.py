@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import jupytext
+from filelock import FileLock
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from nbformat import NotebookNode
@@ -44,9 +45,20 @@ def cache_folder(root: Path) -> Path:
 
 def store(root: Path, path: Path, notebook: NotebookNode) -> None:
     """Keep the outputs of an executed chapter for the site."""
-    get_cache(cache_folder(root)).cache_notebook_bundle(
-        CacheBundleIn(notebook, str(path)), overwrite=True
-    )
+    folder = cache_folder(root)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # chapters are run by several processes
+        get_cache(folder).cache_notebook_bundle(
+            CacheBundleIn(notebook, str(path)), overwrite=True
+        )
+
+
+def is_kept(root: Path, path: Path) -> bool:
+    """Whether there are outputs that go with a chapter as it stands."""
+    with suppress(KeyError):
+        get_cache(cache_folder(root)).match_cache_notebook(read_chapter(path))
+        return True
+    return False
 
 
 def read_executed(root: Path, path: Path) -> NotebookNode:
