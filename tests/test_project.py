@@ -89,7 +89,8 @@ def test_chapters_that_later_ones_build_on_come_first():
 
 def make(*arguments):
     """What ``make`` would do."""
-    return subprocess.run(["make", "-n", *arguments], capture_output=True, text=True, cwd=ROOT)
+    command = ["make", "--dry-run", "--no-print-directory", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

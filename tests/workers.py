@@ -18,7 +18,7 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.chapters import CPU, ChapterCell
 
 SITE = "tests/test_site.py"
-LAST_TIME = "chapters/seconds"  # in pytest's cache: what each chapter took the last time
+LAST_TIME = "chapters/seconds"  # in pytest's cache
 
 
 def pytest_configure(config):
@@ -42,12 +42,17 @@ def is_chapter(file):
     return file.endswith(".md")
 
 
+def last_time(config):
+    """The CPU seconds that each chapter took when it ran the last time, if it ever did."""
+    return config.cache.get(LAST_TIME, {}) if hasattr(config, "cache") else {}
+
+
 class Scheduler(LoadScopeScheduling):
     """Hands out a chapter, the tests of the site, or any other single test at a time."""
 
     def __init__(self, config, log):
         super().__init__(config, log)
-        self.seconds = config.cache.get(LAST_TIME, {})
+        self.seconds = last_time(config)
 
     def _split_scope(self, nodeid):
         file = file_of(nodeid)
@@ -150,6 +155,6 @@ class Clock:
             terminalreporter.section(title)
             for name, (seconds, cpu) in rows:
                 terminalreporter.write_line(f"{seconds:9.1f} {cpu:9.1f}  {name}")
-        known = self.config.cache.get(LAST_TIME, {})
-        took = {chapter: cpu for chapter, (_, cpu) in self.chapters.items()}
-        self.config.cache.set(LAST_TIME, known | took)
+        if hasattr(self.config, "cache"):
+            took = {chapter: cpu for chapter, (_, cpu) in self.chapters.items()}
+            self.config.cache.set(LAST_TIME, last_time(self.config) | took)
