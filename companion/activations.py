@@ -27,8 +27,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
+
+from companion.checks import checked
 
 __all__ = [
     "GELU",
@@ -60,14 +62,15 @@ class HandDerived(torch.autograd.Function):
     """
 
     @staticmethod
+    @checked
     def forward(
         ctx: Any,
-        input: Shaped[Tensor, "..."],
+        input: Float[Tensor, "..."],
         value: Callable[..., Tensor],
         gradient: Callable[..., Tensor],
     ) -> Float[Tensor, "..."]:
         """``value(input)``, remembered for the way back."""
-        output = value(_floating(input))
+        output = value(input)
         ctx.save_for_backward(output)
         ctx.gradient = gradient
         return output
@@ -78,6 +81,7 @@ class HandDerived(torch.autograd.Function):
         return ctx.gradient(g, *ctx.saved_tensors), None, None
 
 
+@checked
 def relu(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     r"""The rectified linear unit: what is positive passes, the rest is zero.
 
@@ -106,6 +110,7 @@ def relu(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     )
 
 
+@checked
 def leaky_relu(
     input: Float[Tensor, "*shape"], negative_slope: float = 0.01
 ) -> Float[Tensor, "*shape"]:
@@ -142,6 +147,7 @@ def leaky_relu(
     )
 
 
+@checked
 def sigmoid(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     r"""The logistic function: from any number to a probability.
 
@@ -171,6 +177,7 @@ def sigmoid(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     )
 
 
+@checked
 def tanh(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     r"""The hyperbolic tangent: a sigmoid that is centred at zero.
 
@@ -202,6 +209,7 @@ def tanh(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return HandDerived.apply(input, value, lambda g, y: (1 - y * y).mul_(g))
 
 
+@checked
 def softmax(input: Float[Tensor, "*shape"], dim: int | None = None) -> Float[Tensor, "*shape"]:
     r"""From scores to probabilities that add up to one along ``dim``.
 
@@ -238,6 +246,7 @@ def softmax(input: Float[Tensor, "*shape"], dim: int | None = None) -> Float[Ten
     )
 
 
+@checked
 def log_softmax(
     input: Float[Tensor, "*shape"], dim: int | None = None
 ) -> Float[Tensor, "*shape"]:
@@ -270,6 +279,7 @@ def log_softmax(
     return HandDerived.apply(input, value, lambda g, y: g - _exp(y) * g.sum(dim, keepdim=True))
 
 
+@checked
 def gelu(input: Float[Tensor, "*shape"], approximate: str = "none") -> Float[Tensor, "*shape"]:
     r"""The Gaussian error linear unit: :math:`x` times the probability that a standard normal
     number is below it.
@@ -299,7 +309,7 @@ def gelu(input: Float[Tensor, "*shape"], approximate: str = "none") -> Float[Ten
         TypeError: If ``input`` does not hold floating-point numbers.
         ValueError: If ``approximate`` is neither of the two.
     """
-    x = _floating(input)
+    x = input
     if approximate == "none":
         return x * _NormalDistribution.apply(x)
     if approximate == "tanh":
@@ -332,16 +342,6 @@ def _exp(x):
     return (math.log2(math.e) * x).exp2_()
 
 
-def _floating(input):
-    """``input`` itself, if it holds floating-point numbers."""
-    if not torch.is_floating_point(input):
-        raise TypeError(
-            f"an activation needs floating-point numbers, got {input.dtype}: convert with "
-            "input.float()"
-        )
-    return input
-
-
 def _shifted(input, dim):
     """``input`` moved along ``dim`` until its largest entry is zero, so that no exponential
     overflows.
@@ -351,9 +351,13 @@ def _shifted(input, dim):
             "softmax and log_softmax need dim, along which the probabilities add up to one: "
             "for scores of shape (batch, classes) that is dim=1"
         )
-    x = _floating(input)
+    if not -max(input.dim(), 1) <= dim < max(input.dim(), 1):
+        raise ValueError(
+            f"scores of shape {tuple(input.shape)} have no dimension dim={dim}: take "
+            "dim=-1 for the last"
+        )
     # an empty tensor has no largest entry
-    return x - (x.detach().amax(dim, keepdim=True) if x.numel() else 0)
+    return input - (input.detach().amax(dim, keepdim=True) if input.numel() else 0)
 
 
 class ReLU(nn.Module):
@@ -371,6 +375,7 @@ class LeakyReLU(nn.Module):
         negative_slope: The slope on the negative side, between 0 and 1.
     """
 
+    @checked
     def __init__(self, negative_slope: float = 0.01):
         super().__init__()
         self.negative_slope = negative_slope
@@ -407,6 +412,7 @@ class Softmax(nn.Module):
         dim: The dimension along which the results add up to one.
     """
 
+    @checked
     def __init__(self, dim: int | None = None):
         super().__init__()
         self.dim = dim
@@ -427,6 +433,7 @@ class LogSoftmax(nn.Module):
         dim: The dimension along which the probabilities add up to one.
     """
 
+    @checked
     def __init__(self, dim: int | None = None):
         super().__init__()
         self.dim = dim
@@ -447,6 +454,7 @@ class GELU(nn.Module):
         approximate: ``"none"`` or ``"tanh"``.
     """
 
+    @checked
     def __init__(self, approximate: str = "none"):
         super().__init__()
         self.approximate = approximate

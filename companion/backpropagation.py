@@ -16,6 +16,7 @@ Journal of Machine Learning Research 18(153) (2018).
 """
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from itertools import accumulate, pairwise, product
 from math import inf, isnan
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from companion.checks import check_alike, checked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +42,7 @@ __all__ = [
 ]
 
 
+@checked
 def two_layer_gradients(
     x: Float[Tensor, "batch features"],
     y: Int[Tensor, " batch"],
@@ -72,6 +76,7 @@ def two_layer_gradients(
 
     Source: Rumelhart, Hinton and Williams, Nature 323 (1986), 533–536.
     """
+    check_alike("the network", x, W1, b1, W2, b2)
     n, rows = len(x), torch.arange(len(x), device=x.device)
     # forward: from the inputs to the loss
     a = x @ W1 + b1  # (batch, hidden)
@@ -99,6 +104,27 @@ def _log_sum_exp(a, dim):
     largest_number = torch.finfo(a.dtype).max  # infinity minus infinity is not a number
     top = a.amax(dim, keepdim=True).clamp(-largest_number, largest_number)
     return top + (a - top).exp().sum(dim, keepdim=True).log()
+
+
+def _explained(operation):
+    """The same method, which says in words when tensors do not fit each other."""
+
+    @wraps(operation)
+    def explained(*operands):
+        try:
+            return operation(*operands)
+        except RuntimeError as error:
+            given = [_value(x) if isinstance(x, Variable) else x for x in operands]
+            shown = [
+                f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else f"{x}"
+                for x in given
+            ]
+            raise ValueError(
+                f"{operation.__name__} of {' and '.join(shown)}: shapes and types must "
+                f"fit each other ({error})"
+            ) from error
+
+    return explained
 
 
 class Variable:
@@ -150,7 +176,10 @@ class Variable:
     __array_ufunc__ = None
 
     def __init__(self, data, requires_grad=False):
-        self.data = torch.as_tensor(data)
+        try:
+            self.data = torch.as_tensor(data)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"data must be a tensor or a number, got {data!r}") from error
         self.grad = None
         self.requires_grad = requires_grad
         self.operation, self.edges, self.depth = "", (), 0
@@ -170,20 +199,24 @@ class Variable:
 
     # Arithmetic -------------------------------------------------------------------------------
 
+    @_explained
     def __add__(self, other):
         return record(
             "+", _value(self) + _value(other), (self, lambda g: g), (other, lambda g: g)
         )
 
+    @_explained
     def __sub__(self, other):
         return record(
             "-", _value(self) - _value(other), (self, lambda g: g), (other, lambda g: -g)
         )
 
+    @_explained
     def __mul__(self, other):
         a, b = _value(self), _value(other)
         return record("*", a * b, (self, lambda g: g * b), (other, lambda g: g * a))
 
+    @_explained
     def __truediv__(self, other):
         b = _value(other)
         y = _value(self) / b
@@ -205,6 +238,7 @@ class Variable:
             (self, lambda g: g * (n * a ** (n - 1) if n else torch.zeros_like(a))),
         )
 
+    @_explained
     def __matmul__(self, other):
         a, b = torch.as_tensor(_value(self)), torch.as_tensor(_value(other))
         A = a.unsqueeze(0) if a.dim() == 1 else a  # a vector on the left is a row
@@ -263,6 +297,7 @@ class Variable:
     # Reductions: y keeps each reduced dimension at size one, so that g in the shape of y
     # broadcasts against the input -
 
+    @checked
     def sum(
         self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False
     ) -> "Variable":
@@ -273,6 +308,7 @@ class Variable:
             "sum", _drop(y, dim, keepdim), (self, lambda g: g.reshape(y.shape).expand(a.shape))
         )
 
+    @checked
     def mean(
         self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False
     ) -> "Variable":
@@ -288,6 +324,7 @@ class Variable:
             (self, lambda g: g.reshape(y.shape).expand(a.shape) * share),
         )
 
+    @checked
     def amax(
         self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False
     ) -> "Variable":
@@ -303,6 +340,7 @@ class Variable:
 
         return record("amax", _drop(y, dim, keepdim), (self, share))
 
+    @checked
     def max(
         self, dim: int | None = None, keepdim: bool = False
     ) -> "Variable | tuple[Variable, Tensor]":
@@ -316,6 +354,7 @@ class Variable:
         scatter = (self, lambda g: torch.zeros_like(a).scatter_(dim, index, g.reshape(y.shape)))
         return record("max", _drop(y, dim, keepdim), scatter), _drop(index, dim, keepdim)
 
+    @checked
     def logsumexp(self, dim: int | tuple[int, ...], keepdim: bool = False) -> "Variable":
         """The logarithm of the sum of exponentials over ``dim``; the derivative is softmax."""
         a = self.data
@@ -328,11 +367,14 @@ class Variable:
 
     # Views and indexing -----------------------------------------------------------------------
 
+    @_explained
+    @checked
     def reshape(self, *shape: int | tuple[int, ...]) -> "Variable":
         """The same entries in another shape."""
         a = self.data
         return record("reshape", a.reshape(*shape), (self, lambda g: g.reshape(a.shape)))
 
+    @checked
     def transpose(self, dim0: int, dim1: int) -> "Variable":
         """The same entries with two dimensions exchanged."""
         return record(
@@ -391,7 +433,10 @@ class Variable:
 
     # The backward pass ------------------------------------------------------------------------
 
-    def backward(self, gradient: Tensor | None = None, retain_graph: bool = False) -> None:
+    @checked
+    def backward(
+        self, gradient: Float[Tensor, "..."] | None = None, retain_graph: bool = False
+    ) -> None:
         r"""Adds to ``grad`` of every Variable that this one was computed from the derivative of
         this one.
 
@@ -428,11 +473,6 @@ class Variable:
                     "a gradient of that shape"
                 )
             gradient = torch.ones_like(self.data)
-        if not isinstance(gradient, Tensor):
-            raise TypeError(
-                f"gradient must be a tensor in the output's shape {tuple(self.shape)}, got "
-                f"{gradient!r}"
-            )
         if gradient.shape != self.shape:
             raise ValueError(
                 f"gradient must have the output's shape {tuple(self.shape)}, got "
@@ -464,6 +504,7 @@ class Variable:
             self.grad = contribution.contiguous()
 
 
+@checked
 def record(operation: str, data: Tensor, *edges) -> Variable:
     """The result of an operation, with what its backward pass needs.
 
@@ -497,6 +538,7 @@ def record(operation: str, data: Tensor, *edges) -> Variable:
     return result
 
 
+@checked
 def sum_to_shape(g: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The gradient of a tensor from the gradient of what it was broadcast to.
 
@@ -512,10 +554,16 @@ def sum_to_shape(g: Tensor, shape: tuple[int, ...]) -> Tensor:
     if g.shape == shape:
         return g
     added = g.dim() - len(shape)
+    if added < 0 or any(size not in (1, g.shape[added + d]) for d, size in enumerate(shape)):
+        raise ValueError(
+            f"shape {tuple(shape)} does not broadcast to {tuple(g.shape)}, the shape of "
+            "g: give the shape that the tensor had"
+        )
     stretched = [added + d for d, size in enumerate(shape) if size == 1]
     return g.sum([*range(added), *stretched], keepdim=True).reshape(shape)
 
 
+@checked
 def topological_order(output: Variable) -> list[Variable]:
     """Every Variable that ``output`` depends on and that requires a gradient, each before what
     is computed from it.
@@ -571,6 +619,7 @@ def _drop(y, dim, keepdim):
     return y if keepdim else y.squeeze(dim)
 
 
+@checked
 def cross_entropy(input: Variable, target: Int[Tensor, " batch"]) -> Variable:
     r"""The mean negative log-likelihood of the right classes, as
     :func:`torch.nn.functional.cross_entropy`.
@@ -624,6 +673,7 @@ def cross_entropy(input: Variable, target: Int[Tensor, " batch"]) -> Variable:
     return record("cross_entropy", (total.log() - z.gather(1, right)).mean(), (input, pullback))
 
 
+@checked
 def gradient_check(
     function: Callable[..., Tensor | Variable],
     *inputs: Tensor | Variable,
@@ -662,6 +712,10 @@ def gradient_check(
                 f"central differences need all of float64's digits, input {number} is "
                 f"{x.dtype}: use .double()"
             )
+    if not (step is None or step > 0) or min(rtol, atol) < 0:
+        raise ValueError(
+            f"step must be above 0, rtol and atol at least 0, got {step}, {rtol} and {atol}"
+        )
     values = [x.data.clone() for x in inputs]
 
     def evaluate(requires_grad=False):
@@ -718,6 +772,7 @@ def gradient_check(
     return True
 
 
+@checked
 def draw_graph(
     output: Variable,
     names: Mapping[str, Tensor | Variable] | None = None,

@@ -6,19 +6,25 @@ mistake ends in a sentence about that argument, and not in the middle of a compu
 :func:`check_alike` says which layer has which type of number.
 """
 
-import inspect
+import math
 import reprlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import wraps
+from inspect import Parameter, signature
+from itertools import chain, cycle
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 import torch
 from jaxtyping import AbstractArray
 from torch import Tensor
 
-__all__ = ["check_alike", "checked"]
+__all__ = ["Unbounded", "check_alike", "checked"]
+
+Unbounded = Annotated[float, "infinite too"]
+"""The annotation of a number that may be infinite."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -28,12 +34,12 @@ def checked(function: _Function) -> _Function:
 
     A tensor must hold numbers of the right kind and have the right number of dimensions, and
     dimensions of one name must have one size: ``x: Float[Tensor, "batch features"]`` and
-    ``y: Int[Tensor, " batch"]`` want one ``y`` for each row of ``x``. A ``float`` may be any
-    number but NaN, an ``int`` must be whole. Which numbers make sense is left to the function.
-    No entry of a tensor is looked at, so nothing waits for an accelerator.
+    ``y: Int[Tensor, " batch"]`` want one ``y`` for each row of ``x``. An ``int`` must be whole,
+    a ``float`` finite, unless it is :data:`Unbounded`. Which numbers make sense is left to the
+    function. No entry of a tensor is looked at, so nothing waits for an accelerator.
 
     Args:
-        function: Any function. What has no annotation in it, and what a ``*`` collects, is not
+        function: Any function. What has no annotation, and what a ``**`` collects, is not
             checked.
 
     Returns:
@@ -41,7 +47,7 @@ def checked(function: _Function) -> _Function:
 
     Raises:
         TypeError: When the function is called with another kind of thing.
-        ValueError: When it is called with a tensor of another shape, or with NaN.
+        ValueError: When it is called with a tensor of another shape, or with infinity or NaN.
 
     Example:
         >>> @checked
@@ -51,16 +57,21 @@ def checked(function: _Function) -> _Function:
         Traceback (most recent call last):
         TypeError: x must be a tensor, got [1.0, 2.0]: make it one with torch.as_tensor(x)
     """
-    parameters = inspect.signature(function).parameters.values()
-    starred = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    checks = {p.name: _check(p.annotation) for p in parameters if p.kind not in starred}
-    by_place = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    in_order = [(p.name, checks[p.name]) for p in by_place]
+    parameters = signature(function).parameters.values()
+    by_kind = defaultdict(list)
+    for p in parameters:
+        by_kind[p.kind].append((p.name, _check(p.annotation)))
+    in_order, starred = (
+        by_kind[Parameter.POSITIONAL_OR_KEYWORD],
+        by_kind[Parameter.VAR_POSITIONAL],
+    )
+    checks = dict(in_order + by_kind[Parameter.KEYWORD_ONLY])
 
     @wraps(function)
     def wrapper(*args, **kwargs):
         sizes = {}
-        for (name, check), value in zip(in_order, args, strict=False):
+        named = chain(in_order, cycle(starred)) if starred else in_order
+        for (name, check), value in zip(named, args, strict=False):
             check(name, value, sizes)
         for name, value in kwargs.items():
             if name in checks:
@@ -76,7 +87,7 @@ def check_alike(owner: object, input: Tensor, *parameters: Tensor | None) -> Non
     Under autocast PyTorch converts, and the types may differ.
 
     Args:
-        owner: The layer, or the name of a function, for the message.
+        owner: The layer, or a name, for the message.
         input: What the layer is given.
         parameters: The parameters that the input meets; one may be ``None``.
 
@@ -89,15 +100,14 @@ def check_alike(owner: object, input: Tensor, *parameters: Tensor | None) -> Non
             continue
         if input.dtype != parameter.dtype and not torch.is_autocast_enabled(input.device.type):
             raise TypeError(
-                f"{owner} has parameters of {parameter.dtype}, and got an input of "
-                f"{input.dtype}: convert the input, x.{_conversion(parameter.dtype)}, or the "
-                f"parameters, model.{_conversion(input.dtype)}"
+                f"{owner} holds {parameter.dtype}, and its input is {input.dtype}: convert the "
+                f"input, x.{_conversion(parameter.dtype)}, or what holds the other, as by "
+                f"model.{_conversion(input.dtype)}"
             )
         if input.device != parameter.device:
             raise ValueError(
-                f"{owner} has parameters on {parameter.device}, and got an input on "
-                f"{input.device}: move the input, x.to('{parameter.device}'), or the "
-                f"parameters, model.to('{input.device}')"
+                f"{owner} is on {parameter.device}, and its input on {input.device}: move the "
+                f"input, x.to('{parameter.device}'), or the other, model.to('{input.device}')"
             )
 
 
@@ -116,7 +126,8 @@ _TRUTHS = (bool, int, np.bool_, torch.SymBool)
 _WORDS = {
     bool: "True or False",
     int: "a whole number",
-    float: "a number",
+    float: "a finite number",
+    Unbounded: "a number",
     str: "a string",
     NoneType: "None",
     torch.device: "a device, such as 'cpu',",
@@ -131,18 +142,20 @@ def _check(wanted):
     options = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
     if torch.device in options:  # it may be a string, but not just any
         options = (torch.device, NoneType)
-    tensors = [_check_tensor(option) for option in options if _is_shaped(option)]
+    tensors = [(o.dtype.__name__, _check_tensor(o)) for o in options if _is_shaped(o)]
     others = [option for option in options if not _is_shaped(option)]
 
     def check(name, value, sizes):
         if tensors and isinstance(value, Tensor):
-            tensors[0](name, value, sizes)
+            others_of_its_kind = (one for kind, one in tensors[1:] if _holds(value, kind))
+            next(others_of_its_kind, tensors[0][1])(name, value, sizes)
         elif not any(_fits(value, option) for option in others):
-            kind = ValueError if float in options and isinstance(value, float) else TypeError
+            a_number = isinstance(value, float) and {float, Unbounded} & {*options}
+            kind = ValueError if a_number else TypeError
             advice = ""
             if tensors and isinstance(value, Sequence | np.ndarray):
                 advice = f": make it one with torch.as_tensor({name})"
-            elif isinstance(value, Tensor):
+            elif isinstance(value, Tensor) and value.numel() == 1:
                 advice = f": a tensor of one number becomes that number by {name}.item()"
             words = " or ".join(dict.fromkeys(map(_words, options)))
             raise kind(f"{name} must be {words}, got {_shown(value)}{advice}")
@@ -167,7 +180,7 @@ def _check_tensor(wanted):
         if not _holds(value, kind):
             words, conversion = _KINDS.get(kind, (kind.lower(), f"to(torch.{kind.lower()})"))
             raise TypeError(
-                f"{name} must hold {words}, got {value.dtype}: convert by {name}.{conversion}"
+                f"{name} must hold {words}, got {value.dtype}: convert with {name}.{conversion}"
             )
         if value.dim() < least or (value.dim() > least and not any_number):
             advice = "add one by unsqueeze" if value.dim() < least else "drop one by squeeze"
@@ -203,7 +216,7 @@ def _holds(tensor, kind):
 
 def _fits(value, wanted):
     """Whether a value is what an annotation names. What is not known here always fits."""
-    if wanted in (Any, inspect.Parameter.empty):
+    if wanted in (Any, Parameter.empty):
         return True
     if isinstance(wanted, str):  # of a library that is imported only where it is needed
         names = [cls.__name__.removesuffix("Type") for cls in type(value).__mro__[:-1]]
@@ -221,8 +234,10 @@ def _fits(value, wanted):
         if kind is tuple and ... not in parts:
             return not parts or (len(value) == len(parts) and all(map(_fits, value, parts)))
         return all(_fits(entry, parts[0]) for entry in value)
+    if kind is Annotated:  # Unbounded
+        return isinstance(value, _NUMBERS) and -math.inf <= value <= math.inf  # not NaN
     if kind is float:
-        return isinstance(value, _NUMBERS) and value == value  # which NaN is not
+        return isinstance(value, _NUMBERS) and -math.inf < value < math.inf
     kind = {int: _WHOLE_NUMBERS, bool: _TRUTHS}.get(kind, kind)
     return callable(value) if kind is Callable else isinstance(value, kind)
 
@@ -236,9 +251,11 @@ def _is_device(value):
 
 def _words(wanted):
     """What an annotation wants, in words."""
-    kind, parts = get_origin(wanted), get_args(wanted)
+    if wanted in _WORDS:
+        return _WORDS[wanted]
     if _is_shaped(wanted):
         return "a tensor"
+    kind, parts = get_origin(wanted), get_args(wanted)
     if kind in (Union, UnionType):
         return " or ".join(map(_words, parts))
     if kind is Callable:
@@ -247,7 +264,7 @@ def _words(wanted):
         return f"({', '.join(map(_words, parts))})"
     if kind:
         return f"a sequence, each entry {_words(parts[0])}" if parts else f"a {kind.__name__}"
-    return _WORDS.get(wanted) or (wanted if isinstance(wanted, str) else f"a {wanted.__name__}")
+    return wanted if isinstance(wanted, str) else f"a {wanted.__name__}"
 
 
 def _shown(value):

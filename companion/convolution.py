@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from companion.activations import ReLU, relu
+from companion.checks import check_alike, checked
 from companion.layers import MLP, Sequential, kaiming_uniform_
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 
+@checked
 def output_size(
     size: int,
     kernel_size: int,
@@ -100,6 +102,7 @@ def output_size(
     return spare // stride + 1
 
 
+@checked
 def receptive_field(layers: Sequence[Sequence[int]]) -> tuple[int, int]:
     r"""How much of the input one number sees, after several convolutions or poolings.
 
@@ -134,6 +137,7 @@ def receptive_field(layers: Sequence[Sequence[int]]) -> tuple[int, int]:
     return side, apart
 
 
+@checked
 def conv2d(
     input: Float[Tensor, "*batch in_channels height width"],
     weight: Float[Tensor, "out_channels in_group kernel_height kernel_width"],
@@ -213,6 +217,7 @@ class Convolution(torch.autograd.Function):
     """
 
     @staticmethod
+    @checked
     def forward(
         ctx: Any,
         x: Float[Tensor, "batch channels height width"],
@@ -223,6 +228,7 @@ class Convolution(torch.autograd.Function):
         dilation: tuple[int, int],
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         """Weights times patches, plus bias."""
+        check_alike("the kernel", x, weight, bias)
         kh, kw = weight.shape[2:]
         rows = _rows(_rows_outermost(x, edges), kw, stride[1], dilation[1])
         patches = _patches(rows, kh, stride[0], dilation[0])
@@ -299,6 +305,7 @@ def _every(step, count, start):
     return slice(start, start + step * (count - 1) + 1, step)
 
 
+@checked
 def max_pool2d(
     input: Float[Tensor, "*batch channels height width"],
     kernel_size: int | Sequence[int],
@@ -360,6 +367,7 @@ class MaxPooling(torch.autograd.Function):
     """The maximum of several slices of an image, and its gradient: see :func:`max_pool2d`."""
 
     @staticmethod
+    @checked
     def forward(
         ctx: Any, x: Shaped[Tensor, "..."], places: list[tuple]
     ) -> Shaped[Tensor, "..."]:
@@ -381,6 +389,7 @@ class MaxPooling(torch.autograd.Function):
         return dx, None
 
 
+@checked
 def avg_pool2d(
     input: Float[Tensor, "*batch channels height width"],
     kernel_size: int | Sequence[int],
@@ -440,6 +449,7 @@ def avg_pool2d(
     return output if batched else output[0]
 
 
+@checked
 def adaptive_avg_pool2d(
     input: Float[Tensor, "*batch channels height width"],
     output_size: int | Sequence[int | None],
@@ -570,6 +580,7 @@ class Conv2d(nn.Module):
         ValueError: If a size is less than one, or ``groups`` does not divide the channels.
     """
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -619,10 +630,12 @@ class Conv2d(nn.Module):
             bound = 1 / math.sqrt(self.weight[0].numel())
             self.bias.uniform_(-bound, bound)
 
+    @checked
     def forward(
         self, input: Float[Tensor, "*batch in_channels height width"]
     ) -> Float[Tensor, "*batch out_channels out_height out_width"]:
         """:func:`conv2d` of ``input``."""
+        check_alike(self, input, self.weight)
         return conv2d(
             input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
@@ -651,6 +664,7 @@ class MaxPool2d(nn.Module):
         ceil_mode: Let the last window reach beyond the end.
     """
 
+    @checked
     def __init__(
         self,
         kernel_size: int | Sequence[int],
@@ -690,6 +704,7 @@ class AvgPool2d(nn.Module):
         divisor_override: Divide by this instead of by the window's count.
     """
 
+    @checked
     def __init__(
         self,
         kernel_size: int | Sequence[int],
@@ -728,6 +743,7 @@ class AdaptiveAvgPool2d(nn.Module):
             is.
     """
 
+    @checked
     def __init__(self, output_size: int | Sequence[int | None]):
         super().__init__()
         self.output_size = output_size
@@ -752,13 +768,21 @@ class Flatten(nn.Module):
         end_dim: The last of them.
     """
 
+    @checked
     def __init__(self, start_dim: int = 1, end_dim: int = -1):
         super().__init__()
         self.start_dim, self.end_dim = start_dim, end_dim
 
+    @checked
     def forward(self, input: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """``input`` with these dimensions as one."""
-        return input.flatten(self.start_dim, self.end_dim)
+        start, end, n = self.start_dim, self.end_dim, max(input.dim(), 1)
+        if not {start, end} <= {*range(-n, n)} or start % n > end % n:
+            raise ValueError(
+                f"shape {tuple(input.shape)} has no dimensions from start_dim={start} to "
+                f"end_dim={end}: count them from 0, or from the end by -1"
+            )
+        return input.flatten(start, end)
 
     def extra_repr(self) -> str:
         """The dimensions, for ``print(module)``."""
@@ -796,6 +820,7 @@ class LeNet(nn.Module):
         head: The fully connected part, from feature maps to one logit for each class.
     """
 
+    @checked
     def __init__(self, classes: int = 10):
         super().__init__()
         self.features = Sequential(
@@ -804,6 +829,7 @@ class LeNet(nn.Module):
         )
         self.head = Sequential(Flatten(), MLP([16 * 5 * 5, 120, 84, classes], activation=relu))
 
+    @checked
     def forward(
         self, input: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch classes"]:

@@ -26,6 +26,8 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
+from companion.checks import checked
+
 __all__ = [
     "CHARACTERS",
     "FASHION_MNIST_CLASSES",
@@ -130,6 +132,7 @@ _VALIDATION_FROM, _TEST_FROM = "try", "typesfunctions"
 _REPEATED = 40
 
 
+@checked
 def python_documentation(file: str | Path | None = None) -> Texts:
     """The reference manual of Python, as the interpreter's own ``help()`` shows it: English,
     code and grammar.
@@ -204,6 +207,7 @@ one for all others.
 """
 
 
+@checked
 def encode(text: str) -> Int64[Tensor, " characters"]:
     """A text as numbers: the place of each of its characters in :data:`CHARACTERS`.
 
@@ -220,6 +224,7 @@ def encode(text: str) -> Int64[Tensor, " characters"]:
     )
 
 
+@checked
 def decode(tokens: Int64[Tensor, " characters"]) -> str:
     """The text that :func:`encode` turned into these numbers.
 
@@ -240,6 +245,7 @@ def decode(tokens: Int64[Tensor, " characters"]) -> str:
     return "".join(CHARACTERS[number] for number in tokens.tolist())
 
 
+@checked
 def moons(n: int = 200, noise: float = 0.1, seed: int = 0) -> Examples:
     r"""Two half circles that reach into each other; the second is the first, turned by half a
     turn.
@@ -274,6 +280,7 @@ def moons(n: int = 200, noise: float = 0.1, seed: int = 0) -> Examples:
     return _sample(n, 2, noise, seed, place)
 
 
+@checked
 def spirals(
     n: int = 200, classes: int = 2, turns: float = 1.5, noise: float = 0.03, seed: int = 0
 ) -> Examples:
@@ -311,11 +318,10 @@ def spirals(
         radius = (0.01 + 0.99 * u).sqrt()
         return radius[:, None] * _on_circle(math.tau * (turns * radius + label / classes))
 
-    if not math.isfinite(turns):
-        raise ValueError(f"turns must be a finite number, such as 1.5, got {turns}")
     return _sample(n, classes, noise, seed, place)
 
 
+@checked
 def blobs(n: int = 300, classes: int = 3, noise: float = 0.3, seed: int = 0) -> Examples:
     r"""Round clouds whose centres are spaced evenly on the unit circle.
 
@@ -356,10 +362,8 @@ def _sample(
         raise ValueError(f"classes must be at least 1, got {classes}")
     if n < classes:
         raise ValueError(f"n must be at least {classes}, one point for each class, got {n}")
-    if not 0 <= noise < math.inf:
-        raise ValueError(
-            f"noise is a standard deviation: it must be finite and not negative, got {noise}"
-        )
+    if noise < 0:
+        raise ValueError(f"noise is a standard deviation: it must not be negative, got {noise}")
     g = torch.Generator().manual_seed(seed)
     # whatever torch's defaults have been set to
     like = {"generator": g, "device": g.device, "dtype": torch.float32}
@@ -418,6 +422,7 @@ _FASHION_MNIST_MIRRORS = (
 _DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
+@checked
 def fashion_mnist(full: bool = False, folder: str | Path | None = None) -> Splits:
     """Pictures of clothes, shoes and bags in grey, 28 by 28 pixels, in ten classes of equal
     size.
@@ -529,6 +534,7 @@ def _unpack(path: Path, sha256: str) -> bytes:
     return content
 
 
+@checked
 def read_idx(content: bytes, name: str = "this content") -> UInt8[Tensor, "..."]:
     """The array in an IDX file of unsigned bytes, the format of MNIST and its relatives.
 
@@ -592,6 +598,7 @@ def cache_folder() -> Path:
 _SLOWEST = 10_000  # bytes a second
 
 
+@checked
 def download(
     name: str,
     urls: Sequence[str],
@@ -628,8 +635,10 @@ def download(
     import pooch
     from urllib3.exceptions import HTTPError
 
-    if isinstance(urls, str) or not urls:
+    if not urls:
         raise ValueError(f"urls must be a list of at least one address, got {urls!r}")
+    if timeout <= 0:
+        raise ValueError(f"timeout is a number of seconds above 0, got {timeout}")
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ValueError(f"sha256 must be 64 hexadecimal digits in lower case, got {sha256!r}")
     fetch = partial(_fetch, title=Path(name).name, timeout=timeout, progress=progress)

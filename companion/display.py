@@ -6,6 +6,8 @@ import inspect
 import textwrap
 from pathlib import Path
 
+from companion.checks import checked
+
 __all__ = ["Source", "show"]
 
 # The site brings colours for pygments' classes in both its themes; JupyterLab has them only as
@@ -60,6 +62,7 @@ class Source:
         )
 
 
+@checked
 def show(*things: object, docstring: bool = False) -> Source:
     """The source of functions, classes or methods of the companion, to be displayed at the end
     of a cell.

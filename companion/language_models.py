@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from companion.activations import softmax
+from companion.checks import Unbounded, checked
 from companion.layers import Linear, cross_entropy
 from companion.training import History, modes_kept, share, train
 
@@ -55,6 +56,7 @@ class Embedding(nn.Module):
         ValueError: If a size is less than one, or ``padding_idx`` is not a token.
     """
 
+    @checked
     def __init__(
         self,
         num_embeddings: int,
@@ -89,6 +91,7 @@ class Embedding(nn.Module):
         if self.padding_idx is not None:
             self.weight[self.padding_idx] = 0
 
+    @checked
     def forward(self, input: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape embedding_dim"]:
         """The vector of each token.
 
@@ -151,6 +154,7 @@ class LanguageModel(nn.Module):
             predicted, or takes the batch first.
     """
 
+    @checked
     def __init__(self, vocabulary: int, recurrent: nn.Module, dropout: float = 0.0):
         super().__init__()
         if recurrent.bidirectional or recurrent.batch_first:
@@ -164,6 +168,7 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = Linear(recurrent.hidden_size, vocabulary)
 
+    @checked
     def forward(
         self, tokens: Int[Tensor, "batch time"], state: Any = None
     ) -> tuple[Float[Tensor, "batch time vocabulary"], Any]:
@@ -182,6 +187,7 @@ class LanguageModel(nn.Module):
         return self.head(self.dropout(outputs)).transpose(0, 1), state
 
 
+@checked
 def fit_truncated(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -190,7 +196,7 @@ def fit_truncated(
     epochs: int = 1,
     batch_size: int = 32,
     time: int = 64,
-    max_norm: float = 1.0,
+    max_norm: Unbounded = 1.0,
     carry: bool = True,
     validation: Int[Tensor, " validation_tokens"] | None = None,
     scheduler: Any = None,
@@ -296,6 +302,7 @@ def fit_truncated(
 
 
 @torch.no_grad()
+@checked
 def bits_per_character(
     model: nn.Module, tokens: Int[Tensor, " tokens"], streams: int = 16
 ) -> float:
@@ -335,11 +342,12 @@ def bits_per_character(
 
 
 @torch.no_grad()
+@checked
 def sample(
     model: nn.Module,
     prompt: Int[Tensor, " prompt"],
     length: int,
-    temperature: float = 1.0,
+    temperature: Unbounded = 1.0,
     generator: torch.Generator | None = None,
     *,
     top_k: int | None = None,
@@ -462,6 +470,7 @@ class NGram:
             in 64 bits, or if the smoothing is neither of the two.
     """
 
+    @checked
     def __init__(self, order: int, vocabulary: int, smoothing: str = "witten-bell"):
         if order < 1 or vocabulary < 1 or vocabulary**order >= 2**63:
             raise ValueError(
@@ -474,6 +483,7 @@ class NGram:
             )
         self.order, self.vocabulary, self.smoothing = order, vocabulary, smoothing
 
+    @checked
     def fit(self, tokens: Int[Tensor, " tokens"]) -> "NGram":
         """Count.
 
@@ -486,8 +496,6 @@ class NGram:
         Raises:
             ValueError: If the text is empty, or a token is not in the vocabulary.
         """
-        if len(tokens) == 0:
-            raise ValueError("there is nothing to count in an empty text")
         self.counts_ = []
         for n in range(1, self.order + 1):
             counted = self._numbered(tokens, n)
@@ -502,6 +510,7 @@ class NGram:
             self.counts_.append((grams, occurrences, contexts, totals, followers))
         return self
 
+    @checked
     def probability(self, tokens: Int[Tensor, "*batch time"]) -> Float64[Tensor, "*batch time"]:
         """How likely each token is after those before it. Before the first stands token 0, as
         often as is needed.
@@ -536,6 +545,7 @@ class NGram:
             p = torch.where(N_u > 0, mixed, p)  # 0 / 0 where the context was never seen
         return p
 
+    @checked
     def bits(self, tokens: Int[Tensor, " tokens"]) -> float:
         """Bits a token for a text, the mean of −log₂ of :meth:`probability`.
 
@@ -551,13 +561,17 @@ class NGram:
         """For each place, the n tokens that end there as one number: the digits of a number to
         base ``vocabulary``.
         """
-        if tokens.numel() and not 0 <= tokens.min() <= tokens.max() < self.vocabulary:
+        if tokens.numel() == 0:
+            raise ValueError(
+                "there is nothing to count in an empty text: give at least one token"
+            )
+        if not 0 <= tokens.min() <= tokens.max() < self.vocabulary:
             raise ValueError(
                 f"expected tokens from 0 to {self.vocabulary - 1}, got {tokens.min()} to "
                 f"{tokens.max()}: give vocabulary the number of different tokens"
             )
-        padded = F.pad(tokens, (n - 1, 0))
-        number = torch.zeros_like(tokens)
+        padded = F.pad(tokens.long(), (n - 1, 0))
+        number = torch.zeros_like(tokens, dtype=torch.int64)
         for digit in padded.unfold(-1, n, 1).unbind(-1):
             number = number * self.vocabulary + digit
         return number

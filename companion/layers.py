@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from companion.checks import check_alike, checked
+
 __all__ = [
     "MLP",
     "Linear",
@@ -51,6 +53,7 @@ class Linear(nn.Module):
         ValueError: If a size is less than one.
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -84,6 +87,7 @@ class Linear(nn.Module):
             bound = 1 / math.sqrt(self.in_features)
             self.bias.uniform_(-bound, bound)
 
+    @checked
     def forward(
         self, input: Float[Tensor, "*batch in_features"]
     ) -> Float[Tensor, "*batch out_features"]:
@@ -105,6 +109,7 @@ class Linear(nn.Module):
                 f"{tuple(input.shape)}: put the features last (a batch of images becomes one "
                 "of vectors by images.flatten(1))"
             )
+        check_alike(self, input, self.weight)
         output = input @ self.weight.T
         return output if self.bias is None else output + self.bias
 
@@ -155,6 +160,7 @@ class Sequential(nn.Module):
     def __iter__(self) -> Iterator[nn.Module]:
         return iter(self._modules.values())
 
+    @checked
     def __getitem__(self, place: int | slice) -> nn.Module:
         if not isinstance(place, slice):
             return list(self)[place]
@@ -185,6 +191,7 @@ class MLP(nn.Module):
         TypeError: If the activation is a class, not a function or a module.
     """
 
+    @checked
     def __init__(
         self, sizes: Sequence[int], activation: Callable[[Tensor], Tensor] = torch.relu
     ):
@@ -218,6 +225,7 @@ class MLP(nn.Module):
         return output(h)
 
 
+@checked
 def mse_loss(
     input: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], *, reduction: str = "mean"
 ) -> Float[Tensor, "..."]:
@@ -247,6 +255,7 @@ def mse_loss(
     return _reduce((input - target).square(), reduction)
 
 
+@checked
 def cross_entropy(
     input: Float[Tensor, "..."],
     target: Int[Tensor, "..."] | Float[Tensor, "..."],
@@ -460,6 +469,7 @@ def _reduce(losses, reduction):
 
 
 @torch.no_grad()
+@checked
 def kaiming_normal_(
     tensor: Float[Tensor, "fan_out fan_in *kernel"],
     a: float = 0,
@@ -498,6 +508,7 @@ def kaiming_normal_(
 
 
 @torch.no_grad()
+@checked
 def kaiming_uniform_(
     tensor: Float[Tensor, "fan_out fan_in *kernel"],
     a: float = 0,
@@ -531,6 +542,7 @@ def kaiming_uniform_(
 
 
 @torch.no_grad()
+@checked
 def xavier_normal_(
     tensor: Float[Tensor, "fan_out fan_in *kernel"],
     gain: float = 1.0,
@@ -559,6 +571,7 @@ def xavier_normal_(
 
 
 @torch.no_grad()
+@checked
 def xavier_uniform_(
     tensor: Float[Tensor, "fan_out fan_in *kernel"],
     gain: float = 1.0,
@@ -599,19 +612,22 @@ def _kaiming_std(weight, a, mode, nonlinearity):
 
 
 def _xavier_std(weight, gain):
+    if gain < 0:
+        raise ValueError(f"gain must not be negative, got {gain}: it multiplies a spread")
     return gain * math.sqrt(2 / sum(_fans(weight)))
 
 
 def _fans(weight):
-    if weight.dim() < 2 or weight.numel() == 0:
+    if weight.numel() == 0:
         raise ValueError(
-            "expected a weight of shape (outputs, inputs, ...) with at least one element, got "
-            f"{tuple(weight.shape)}: a bias has no inputs to count, start it at zero"
+            "expected a weight with at least one input and output, got shape "
+            f"{tuple(weight.shape)}"
         )
     kernel = weight[0, 0].numel()  # 1 for a matrix, 25 for a 5 × 5 convolution
     return weight.shape[1] * kernel, weight.shape[0] * kernel
 
 
+@checked
 def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
     """How many numbers a module learns.
 

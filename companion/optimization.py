@@ -32,6 +32,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import ParamsT
 
+from companion.checks import checked
+
 __all__ = [
     "SGD",
     "Adam",
@@ -170,6 +172,7 @@ class SGD(Descent):
             dampening.
     """
 
+    @checked
     def __init__(
         self,
         params: ParamsT,
@@ -256,6 +259,7 @@ class RMSprop(Descent):
         ValueError: If an option is outside its range.
     """
 
+    @checked
     def __init__(
         self,
         params: ParamsT,
@@ -348,6 +352,7 @@ class Adam(Descent):
         ValueError: If an option is outside its range.
     """
 
+    @checked
     def __init__(
         self,
         params: ParamsT,
@@ -430,6 +435,7 @@ class AdamW(Adam):
         ValueError: If an option is outside its range.
     """
 
+    @checked
     def __init__(
         self,
         params: ParamsT,
@@ -478,6 +484,7 @@ class StepLR(LRScheduler):
         ValueError: If ``step_size`` is below one or ``gamma`` is negative.
     """
 
+    @checked
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
@@ -536,6 +543,7 @@ class CosineWithWarmup(LRScheduler):
         ValueError: Unless ``0 <= num_warmup_steps < num_training_steps``.
     """
 
+    @checked
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
@@ -609,6 +617,7 @@ class OneCycleLR(LRScheduler):
             taken.
     """
 
+    @checked
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,

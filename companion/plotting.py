@@ -19,8 +19,10 @@ from string import Template
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+
+from companion.checks import checked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,9 +84,10 @@ def set_style() -> None:
         set_matplotlib_formats("svg", metadata={"Date": None})
 
 
+@checked
 def band(
     ax: "Axes",
-    x: Sequence[int | float] | Tensor,
+    x: Sequence[int | float] | Shaped[Tensor, " points"],
     runs: Float[Tensor, "runs points"],
     label: str | None = None,
 ) -> None:
@@ -96,6 +99,11 @@ def band(
         runs: One run a row.
         label: For the legend.
     """
+    if len(x) != runs.shape[1] or len(runs) == 0:
+        raise ValueError(
+            "band needs at least one run, and a position for each of its points, got "
+            f"{len(runs)} of {runs.shape[1]} points and {len(x)} positions"
+        )
     low, middle, high = (
         runs.double()
         .cpu()
@@ -106,6 +114,7 @@ def band(
     ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
+@checked
 def decision_regions(
     model: Callable[[Tensor], Tensor],
     x: Float[Tensor, "points 2"],
@@ -132,6 +141,11 @@ def decision_regions(
     import matplotlib.pyplot as plt
     from matplotlib.colors import ListedColormap
 
+    if len(x) == 0 or y.min() < 0 or resolution < 2:
+        raise ValueError(
+            "decision_regions needs points, classes from 0 on and a resolution of at least 2, "
+            f"got {len(x)} points, classes {y.tolist()} and {resolution}"
+        )
     if (classes := int(y.max()) + 1) > len(COLORS):
         raise ValueError(
             f"decision_regions can tell {len(COLORS)} classes apart, got {classes}: draw fewer "
@@ -180,6 +194,7 @@ def decision_regions(
     return ax
 
 
+@checked
 def image_grid(
     images: Float[Tensor, "count channels height width"],
     titles: Sequence[str] | None = None,
@@ -200,6 +215,11 @@ def image_grid(
     """
     import matplotlib.pyplot as plt
 
+    if len(images) == 0 or images.shape[1] not in (1, 3) or columns < 1:
+        raise ValueError(
+            "image_grid needs images of one channel or three, and columns, got shape "
+            f"{tuple(images.shape)} and {columns} columns"
+        )
     if titles is not None and len(titles) != len(images):
         raise ValueError(
             f"image_grid needs one title for each image, got {len(titles)} for {len(images)}"
@@ -217,6 +237,7 @@ def image_grid(
     return figure
 
 
+@checked
 def network(
     sizes: Sequence[int], labels: Sequence[str] | None = None, ax: "Axes | None" = None
 ) -> "Axes":
@@ -232,6 +253,11 @@ def network(
     """
     import matplotlib.pyplot as plt
 
+    if min(sizes, default=0) < 1 or (labels and len(labels) != len(sizes)):
+        raise ValueError(
+            "network needs at least one unit in each layer, and as many labels as layers, got "
+            f"sizes {sizes} and labels {labels}"
+        )
     ax = plt.gca() if ax is None else ax
     columns = [
         [(layer, (size - 1) / 2 - unit) for unit in range(size)]
@@ -317,6 +343,7 @@ class Player:
         html: The player and its frames as a piece of a page.
     """
 
+    @checked
     def __init__(self, html: str) -> None:
         self.html = html
 
@@ -324,6 +351,7 @@ class Player:
         return self.html
 
 
+@checked
 def player(
     figure: "Figure",
     draw: Callable[[int], object],

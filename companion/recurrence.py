@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from companion.checks import check_alike, checked
+
 __all__ = ["RNN", "RNNCell", "Recurrent", "RecurrentCell", "first_derivative_only"]
 
 
@@ -56,6 +58,7 @@ class RecurrentCell(nn.Module):
 
     gates, states = 1, 1
 
+    @checked
     def __init__(
         self,
         input_size: int,
@@ -75,6 +78,7 @@ class RecurrentCell(nn.Module):
         """
         _reset(self)
 
+    @checked
     def start(
         self,
         input: Float[Tensor, "..."],
@@ -95,7 +99,7 @@ class RecurrentCell(nn.Module):
                 or too many states.
             ValueError: If a shape is not what it should be.
         """
-        _check_features(input, self.input_size)
+        _check_features(self, input)
         return _checked_states(hx, self.states, (*input.shape[:-1], self.hidden_size), input)
 
     def extra_repr(self) -> str:
@@ -123,6 +127,7 @@ class RNNCell(RecurrentCell):
         ValueError: If a size is less than one, or the non-linearity is unknown.
     """
 
+    @checked
     def __init__(
         self,
         input_size: int,
@@ -204,6 +209,7 @@ class Recurrent(nn.Module):
 
     gates, states = 1, 1
 
+    @checked
     def __init__(
         self,
         input_size: int,
@@ -275,6 +281,7 @@ class Recurrent(nn.Module):
             f"{type(self).__name__} must say in sequence() what happens from step to step"
         )
 
+    @checked
     def forward(
         self,
         input: Float[Tensor, "..."] | PackedSequence,
@@ -306,7 +313,7 @@ class Recurrent(nn.Module):
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
-        _check_features(input, self.input_size)
+        _check_features(self, input)
         if input.dim() not in (2, 3) or 0 in input.shape[:-1]:
             raise ValueError(
                 f"expected a batch {'(batch, time' if self.batch_first else '(time, batch'}, "
@@ -324,7 +331,7 @@ class Recurrent(nn.Module):
         """Fill up with zeros, run, and pack again."""
         # sizes: how many sequences, the longest first, go on at each step
         data, sizes, order, back = packed
-        _check_features(data, self.input_size)
+        _check_features(self, data)
         # (time, batch): no padding
         real = (torch.arange(int(sizes[0])) < sizes[:, None]).to(data.device)
         x = data.new_zeros(*real.shape, data.shape[1]).masked_scatter(real[..., None], data)
@@ -426,6 +433,7 @@ class RNN(Recurrent):
     The gradient cannot be differentiated again; a loop over :class:`RNNCell` can.
     """
 
+    @checked
     def __init__(
         self,
         input_size: int,
@@ -460,6 +468,7 @@ class RNN(Recurrent):
         )
 
 
+@checked
 def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
     """A backward pass that refuses to be differentiated again.
 
@@ -555,16 +564,13 @@ def _known(nonlinearity):
     return nonlinearity
 
 
-def _check_features(input, size):
-    if not input.is_floating_point():
-        raise TypeError(
-            f"expected floating-point numbers, got {input.dtype}: look tokens up in an "
-            "Embedding, or convert numbers with input.float()"
-        )
-    if input.shape[-1:] != (size,):
+def _check_features(layer, input):
+    if input.shape[-1:] != (layer.input_size,):
         raise ValueError(
-            f"expected {size} features in the last dimension, got shape {tuple(input.shape)}"
+            f"expected {layer.input_size} features in the last dimension, got shape "
+            f"{tuple(input.shape)}: tokens get theirs from an Embedding"
         )
+    check_alike(layer, input, next(layer.parameters()))
 
 
 def _checked_states(hx, count, shape, input):
@@ -584,6 +590,7 @@ def _checked_states(hx, count, shape, input):
                 f"expected a state of shape {shape} for an input of shape "
                 f"{tuple(input.shape)}, got {tuple(state.shape)}: leave it out to start at zero"
             )
+        check_alike("the state", input, state)
     return states
 
 

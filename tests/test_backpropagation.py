@@ -179,11 +179,10 @@ def test_matmul_agrees_with_torch(a, b):
 
 
 @pytest.mark.parametrize("scalar", [2.0, torch.tensor(2.0)])
-def test_matmul_refuses_a_scalar_in_the_words_of_torch(scalar):
+def test_matmul_refuses_a_scalar_and_adds_the_words_of_torch(scalar):
     for multiply in [lambda x: x @ scalar, lambda x: scalar @ x]:
-        with pytest.raises(
-            RuntimeError, match="both arguments to matmul need to be at least 1D"
-        ):
+        words = r"__matmul__ of .* must fit each other \(both arguments to matmul need to be at"
+        with pytest.raises(ValueError, match=words):
             multiply(parameter(torch.ones(3, 3)))
 
 
@@ -1125,7 +1124,5 @@ def test_pullbacks_that_return_shifted_views_do_not_share_memory():
 
 
 def test_a_gradient_that_is_no_tensor_is_refused(plain_python):
-    with pytest.raises(
-        TypeError, match=r"gradient must be a tensor in the output's shape \(3,\), got 1.0"
-    ):
+    with pytest.raises(TypeError, match=r"gradient must be a tensor or None, got 1.0"):
         Variable(torch.ones(3), requires_grad=True).backward(1.0)

@@ -7,16 +7,17 @@ import torch
 from jaxtyping import Float, Int, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
-from companion.checks import check_alike, checked
+from companion.checks import Unbounded, check_alike, checked
 
 
 @checked
 def function(
     x: Float[Tensor, "batch *rest classes"],
     y: Int[Tensor, " batch"] | None = None,
-    *anything: int,
+    *anything: int | str,
     count: int = 1,
     rate: float = 0.1,
+    limit: Unbounded = 1.0,
     word: str = "mean",
     yes: bool = True,
     sizes: int | Sequence[int] = 1,
@@ -55,13 +56,13 @@ X, Y = torch.rand(4, 2, 3), torch.zeros(4, dtype=torch.int64)
         (
             {"x": Y},
             TypeError,
-            r"floating-point numbers, got torch.int64: convert by x.float\(\)",
+            r"floating-point numbers, got torch.int64: convert with x.float\(\)",
         ),
         ({"x": X[0, 0]}, ValueError, r"\(batch, \*rest, classes\), got shape \(3,\): add one"),
         (
             {"y": Y.float()},
             TypeError,
-            r"whole numbers, got torch.float32: convert by y.long\(\)",
+            r"whole numbers, got torch.float32: convert with y.long\(\)",
         ),
         ({"y": Y[None]}, ValueError, r"\(batch,\), got shape \(1, 4\): drop one"),
         ({"y": Y[:3]}, ValueError, r"\(batch,\), with batch 4 as in x, got shape \(3,\)"),
@@ -73,9 +74,11 @@ X, Y = torch.rand(4, 2, 3), torch.zeros(4, dtype=torch.int64)
         ({"count": 1.0}, TypeError, "count must be a whole number, got 1.0"),
         ({"count": "3"}, TypeError, "count must be a whole number, got '3'"),
         ({"count": torch.tensor(3)}, TypeError, r"becomes that number by count.item\(\)"),
-        ({"rate": float("nan")}, ValueError, "rate must be a number, got nan"),
-        ({"rate": "0.1"}, TypeError, "rate must be a number, got '0.1'"),
-        ({"rate": None}, TypeError, "rate must be a number, got None"),
+        ({"rate": float("nan")}, ValueError, "rate must be a finite number, got nan"),
+        ({"rate": "0.1"}, TypeError, "rate must be a finite number, got '0.1'"),
+        ({"rate": None}, TypeError, "rate must be a finite number, got None"),
+        ({"rate": float("-inf")}, ValueError, "rate must be a finite number, got -inf"),
+        ({"limit": float("nan")}, ValueError, "limit must be a number, got nan"),
         ({"word": 3}, TypeError, "word must be a string, got 3"),
         ({"yes": "no"}, TypeError, "yes must be True or False, got 'no'"),
         (
@@ -84,8 +87,12 @@ X, Y = torch.rand(4, 2, 3), torch.zeros(4, dtype=torch.int64)
             "a whole number or a sequence, each entry a whole number",
         ),
         ({"sizes": (1, 2.0)}, TypeError, r"each entry a whole number, got \(1, 2.0\)"),
-        ({"pair": (0.9,)}, TypeError, r"pair must be \(a number, a number\), got \(0.9,\)"),
-        ({"pair": 0.9}, TypeError, "pair must be .a number, a number., got 0.9"),
+        (
+            {"pair": (0.9,)},
+            TypeError,
+            r"pair must be \(a finite number, a finite number\), got \(0.9,\)",
+        ),
+        ({"pair": 0.9}, TypeError, "pair must be .a finite number, a finite number., got 0.9"),
         ({"device": "gpu"}, TypeError, "a device, such as 'cpu', or None, got 'gpu'"),
         ({"dtype": "float64"}, TypeError, "such as torch.float32, or None, got 'float64'"),
         ({"act": "relu"}, TypeError, "act must be a function, got 'relu'"),
@@ -98,6 +105,13 @@ def test_a_mistake_ends_in_what_was_given_what_was_wanted_and_what_to_do(given, 
         function(**{"x": X, "y": Y, **given})
 
 
+def test_what_a_star_collects_is_checked_one_by_one():
+    with pytest.raises(
+        TypeError, match=r"anything must be a whole number or a string, got 2.5"
+    ):
+        function(X, Y, 1, "two", 2.5)
+
+
 def test_what_the_signature_allows_goes_through():
     class Axes:
         pass
@@ -107,7 +121,7 @@ def test_what_the_signature_allows_goes_through():
 
     for given in [
         {"y": None, "count": np.int64(3), "rate": 1, "yes": np.True_, "unknown": object()},
-        {"rate": float("inf"), "sizes": [1, 2], "pair": [0.5, 1], "whatever": "anything"},
+        {"limit": float("inf"), "sizes": [1, 2], "pair": [0.5, 1], "whatever": "anything"},
         {"sizes": np.array([1, 2]), "device": "cuda", "dtype": torch.float16, "ax": Polar()},
         {"device": torch.device("meta"), "ax": None, "module": nn.ReLU(), "act": nn.ReLU()},
         {"yes": 1, "sizes": torch.Size([3]), "y": Y.to(torch.uint8)},
@@ -131,7 +145,9 @@ def test_fixed_sizes_kinds_and_places_in_the_annotation_count():
         TypeError, match=r"bytes, torch.uint8, got torch.int64: .*to\(torch.uint8"
     ):
         f(a.long(), b, c)
-    with pytest.raises(TypeError, match=r"torch.int64, got torch.int32: convert by b.long\(\)"):
+    with pytest.raises(
+        TypeError, match=r"torch.int64, got torch.int32: convert with b.long\(\)"
+    ):
         f(a, b.int(), c)
     with pytest.raises(ValueError, match=r"with n 5 as in a, got shape \(2, 2, 4\)"):
         f(a, b, c[..., 1:])
@@ -153,8 +169,8 @@ def test_checks_stand_in_the_way_of_no_transform_and_look_at_no_entry():
 def test_a_mixed_dtype_says_which_layer_has_which_and_how_to_convert():
     layer = nn.Linear(3, 4)
     words = (
-        r"^Linear\(in_features=3.* has parameters of torch.float32, and got an input of "
-        r"torch.float64: convert the input, x.float\(\), or the parameters, model.double\(\)$"
+        r"^Linear\(in_features=3.* holds torch.float32, and its input is torch.float64: "
+        r"convert the input, x.float\(\), or what holds the other, as by model.double\(\)$"
     )
     with pytest.raises(TypeError, match=words):
         check_alike(layer, torch.rand(2, 3, dtype=torch.float64), None, layer.bias)
@@ -162,6 +178,6 @@ def test_a_mixed_dtype_says_which_layer_has_which_and_how_to_convert():
         check_alike("f", torch.rand(2, 3).half(), torch.rand(3).bfloat16())
     with torch.autocast("cpu"):
         check_alike(layer, torch.rand(2, 3, dtype=torch.bfloat16), layer.weight)
-    words = r"conv has parameters on cpu, and got an input on meta: .*x.to\('cpu'\).*'meta'"
+    words = r"conv is on cpu, and its input on meta: .*x.to\('cpu'\).*'meta'"
     with pytest.raises(ValueError, match=words):
         check_alike("conv", torch.rand(3, device="meta"), layer.weight)

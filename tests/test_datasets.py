@@ -187,14 +187,14 @@ def test_one_point_for_each_class_is_enough():
         (
             moons,
             {"noise": -0.1},
-            "noise is a standard deviation: it must be finite and not negative, got -0.1",
+            "noise is a standard deviation: it must not be negative, got -0.1",
         ),
-        (spirals, {"noise": float("nan")}, "finite and not negative, got nan"),
-        (blobs, {"noise": float("inf")}, "finite and not negative, got inf"),
+        (spirals, {"noise": float("nan")}, "noise must be a finite number, got nan"),
+        (blobs, {"noise": float("inf")}, "noise must be a finite number, got inf"),
         (
             spirals,
             {"turns": float("nan")},
-            "turns must be a finite number, such as 1.5, got nan",
+            "turns must be a finite number, got nan",
         ),
     ],
 )
@@ -852,7 +852,7 @@ def test_the_progress_bar_shows_name_and_size_and_can_be_left_out(server, capsys
 
 @pytest.mark.parametrize("urls", ["http://127.0.0.1/file", []])
 def test_addresses_must_be_a_list(urls):
-    with pytest.raises(ValueError, match="urls must be a list of at least one address, got"):
+    with pytest.raises((TypeError, ValueError), match=r"urls must be a (list|sequence).*, got"):
         download("file", urls, SHA256)
 
 

@@ -681,9 +681,7 @@ def test_any_schedule_works_on_our_optimisers_as_on_torchs(optimizer, schedule):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("lr", [-0.1, float("nan")])
 def test_refuses_a_rate_that_is_not_zero_or_more(optimizer, lr):
-    with pytest.raises(
-        ValueError, match=f"lr must be zero or more, got {lr}: to climb, pass maximize=True"
-    ):
+    with pytest.raises(ValueError, match=f"lr must be .*, got {lr}"):
         optimizer([torch.ones(1)], lr=lr)
 
 
@@ -835,5 +833,10 @@ def test_a_state_saved_before_an_option_existed_loads_and_goes_on(optimizer):
 
 
 def test_betas_are_two(plain_python):
-    with pytest.raises(ValueError, match="betas must be two shares of the past"):
+    with pytest.raises(
+        TypeError, match=r"betas must be \(a finite number, a finite number\), got"
+    ):
         Adam([torch.ones(1, requires_grad=True)], betas=(0.9,))
+    group = {"params": [torch.ones(1, requires_grad=True)], "betas": (0.9,)}
+    with pytest.raises(ValueError, match="betas must be two shares of the past"):
+        Adam([group])

@@ -493,7 +493,7 @@ def test_a_layer_refuses_impossible_options():
 def test_a_layer_refuses_inputs_that_do_not_fit(layer):
     with pytest.raises(
         TypeError,
-        match=r"floating-point numbers, got torch.int64: look tokens up in an Embedding",
+        match=r"input must hold floating-point numbers, got torch.int64: convert with",
     ):
         layer(torch.ones(5, 2, 3, dtype=torch.int64))
     with pytest.raises(
