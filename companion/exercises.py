@@ -10,6 +10,7 @@ import math
 import re
 import sys
 import sysconfig
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -148,8 +149,8 @@ def check(
                         compared = "values and gradients"
     except _Mistake as mistake:
         print(f"{_name(mine)} does not agree with {_name(like)} yet: {mistake.what}")
-        lines |= mistake.lines | ({"hint": hint} if hint else {})
-        for label in ("in", "out", "at", "wanted", "given", "hint"):
+        lines |= mistake.lines | ({"hint": textwrap.fill(hint, 86)} if hint else {})
+        for label in ("in", "out", "at", "wanted", "worst", "given", "why", "hint"):
             if label in lines:
                 print(f"  {label:<8}" + lines[label].replace("\n", "\n" + 10 * " "))
         return False
@@ -192,8 +193,7 @@ class _Subject:
                 for of in shapes
             )
             raise _Mistake(
-                "its parameters have other names or shapes, so they cannot be given the same "
-                "values",
+                "its parameters have other names or shapes",
                 out=out,
                 wanted=wanted,
             )
@@ -287,8 +287,8 @@ def _compare_outcomes(got, wanted, case, rtol, atol):
             raise
     if "gradients" in wanted and "gradients" not in got:
         raise _Mistake(
-            "the result gives no gradient, since it is cut off from the input (by detach, "
-            ".data, .item(), no_grad, NumPy, or a new tensor made of its numbers)"
+            "the result gives no gradient",
+            why="it is cut off from the input, by detach, item, no_grad, NumPy or torch.tensor",
         )
     for name, gradient in wanted.get("gradients", {}).items():
         try:
@@ -329,7 +329,9 @@ def _compare(got, wanted, name, rtol, atol):
                 raise _Mistake(f"{name} has the wrong {attribute}", out=out, wanted=right)
         same = torch.isclose(got, wanted, rtol=rtol, atol=atol, equal_nan=True)
         if not same.all():
-            raise _wrong(f"{name} is wrong{_worst(got, wanted, same)}", got, wanted)
+            mistake = _wrong(f"{name} is wrong", got, wanted)
+            mistake.lines |= {"worst": _worst(got, wanted, same)} if same.numel() > 1 else {}
+            raise mistake
     elif isinstance(wanted, Real) and isinstance(got, Real):
         both_nan = math.isnan(got) and math.isnan(wanted)
         if not (both_nan or math.isclose(got, wanted, rel_tol=rtol, abs_tol=atol)):
@@ -347,17 +349,12 @@ def _wrong(what, got, wanted):
 
 def _worst(got, wanted, same):
     """Where the largest of several differences is."""
-    if same.numel() == 1:
-        return ""
     difference = (1.0 * got - 1.0 * wanted).abs().nan_to_num(math.inf, math.inf)
     place = difference.masked_fill(same, -1).argmax()
     index = [int(i) for i in torch.unravel_index(place, same.shape)]
     ours, theirs = (y.flatten()[place].item() for y in (got, wanted))
-    wrong = same.numel() - int(same.sum())
-    return (
-        f" in {wrong} of {same.numel()} entries, most at {index}: {ours:.8g} in place of "
-        f"{theirs:.8g}"
-    )
+    wrong = f"{int((~same).sum())} of {same.numel()} entries are wrong"
+    return f"{ours:.8g} in place of {theirs:.8g} at {index}; {wrong}"
 
 
 def _kind(thing):
@@ -374,8 +371,12 @@ def _kind(thing):
 def _name(thing):
     """What a function, a class or a module is called."""
     if isinstance(thing, partial):
-        arguments = [_name(x) if callable(x) else _shown(x, "") for x in thing.args]
-        arguments += [f"{key}={_shown(value, '')}" for key, value in thing.keywords.items()]
+
+        def shown(x):
+            return _name(x) if callable(x) else _shown(x, "")
+
+        arguments = [shown(x) for x in thing.args]
+        arguments += [f"{key}={shown(x)}" for key, x in thing.keywords.items()]
         return f"{_name(thing.func)}({', '.join(arguments)})"
     if isinstance(owner := getattr(thing, "__self__", None), type):  # Operation.apply
         return f"{_name(owner)}.{thing.__name__}"
