@@ -21,7 +21,7 @@ __all__ = ["rows"]
 
 
 def rows() -> Iterator[Row]:
-    """Convolutions of LeNet and of a residual block, a pooling, and LeNet's step."""
+    """Convolutions of LeNet and of a residual block, in groups too, pooling, LeNet's step."""
     for images, kernels, padding, aim in [
         ((64, 1, 28, 28), (6, 5), 2, 1.0),
         ((64, 6, 14, 14), (16, 5), 0, 1.6),
@@ -29,6 +29,8 @@ def rows() -> Iterator[Row]:
         ((1, 3, 224, 224), (64, 7), 3, None),
     ]:
         yield _conv2d(images, *kernels, padding, aim)
+    for images, groups, aim in [((32, 64, 14, 14), 64, 4.0), ((32, 64, 14, 14), 4, 3.0)]:
+        yield _conv2d(images, images[1], 3, 1, aim, groups)
     for images, aim in [((64, 6, 28, 28), 1.0), ((64, 16, 10, 10), 1.0)]:
         yield _max_pool2d(images, aim)
     yield _step(64, 1.25)
@@ -36,26 +38,31 @@ def rows() -> Iterator[Row]:
 
 
 def _conv2d(
-    images: tuple[int, ...], channels: int, size: int, padding: int, aim: float | None
+    images: tuple[int, ...],
+    channels: int,
+    size: int,
+    padding: int,
+    aim: float | None,
+    groups: int = 1,
 ) -> Row:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(images, generator=g).requires_grad_()
-    weight = (
-        torch.randn(channels, images[1], size, size, generator=g) / (images[1] * size**2) ** 0.5
-    )
-    weight.requires_grad_()
+    weight = torch.randn(channels, images[1] // groups, size, size, generator=g)
+    weight = (weight / weight[0].numel() ** 0.5).requires_grad_()
     bias = torch.randn(channels, generator=g).requires_grad_()
-    upstream = torch.randn(F.conv2d(x, weight, bias, padding=padding).shape, generator=g) / 1000
+    options = {"padding": padding, "groups": groups}
+    upstream = torch.randn(F.conv2d(x, weight, bias, **options).shape, generator=g) / 1000
     return Row(
         (
-            f"conv2d {images} → {channels} of {size} × {size}, padding {padding}, forward and "
-            "backward"
+            f"conv2d {images} → {channels} of {size} × {size}, padding {padding}, "
+            + (f"{groups} groups, " if groups > 1 else "")
+            + "forward and backward"
         ),
         forward_backward(
-            lambda: conv2d(x, weight, bias, padding=padding), (x, weight, bias), upstream
+            lambda: conv2d(x, weight, bias, **options), (x, weight, bias), upstream
         ),
         forward_backward(
-            lambda: F.conv2d(x, weight, bias, padding=padding), (x, weight, bias), upstream
+            lambda: F.conv2d(x, weight, bias, **options), (x, weight, bias), upstream
         ),
         aim,
     )

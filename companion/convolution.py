@@ -38,6 +38,7 @@ __all__ = [
     "AvgPool2d",
     "Conv2d",
     "Convolution",
+    "DepthwiseConvolution",
     "Flatten",
     "LeNet",
     "MaxPool2d",
@@ -198,13 +199,16 @@ def conv2d(
             f"{images.shape[1]}: weights have the shape (out_channels, in_channels / groups, "
             f"height, width), here {tuple(weight.shape)}"
         )
-    if groups > 1:  # as many convolutions side by side
-        biases = [None] * groups if bias is None else bias.chunk(groups)
-        parts = zip(input.chunk(groups, -3), weight.chunk(groups), biases, strict=True)
-        return torch.cat([conv2d(*part, stride, padding, dilation) for part in parts], -3)
     stride, dilation = _pair(stride, "stride"), _pair(dilation, "dilation")
     edges = _edges(images.shape[2:], weight.shape[2:], stride, padding, dilation)
-    output = Convolution.apply(images, weight, bias, stride, edges, dilation)
+    if 1 < groups == images.shape[1]:  # several kernels for a channel: as many copies of it
+        images = images.repeat_interleave(len(weight) // groups, 1)
+        output = DepthwiseConvolution.apply(images, weight, bias, stride, edges, dilation)
+    else:  # convolutions side by side
+        biases = [None] * groups if bias is None else bias.chunk(groups)
+        parts = zip(images.chunk(groups, 1), weight.chunk(groups), biases, strict=True)
+        parts = [Convolution.apply(*part, stride, edges, dilation) for part in parts]
+        output = parts[0] if groups == 1 else torch.cat(parts, 1)
     return output if batched else output[0]
 
 
@@ -273,6 +277,82 @@ class Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             db = g.sum((0, 2, 3))
         return dx, dW, db, None, None, None
+
+
+class DepthwiseConvolution(torch.autograd.Function):
+    """A convolution of each channel with a kernel of its own, and its gradients: see
+    :func:`conv2d`.
+
+    Nothing is summed over channels, so there is no matrix product: one position in the kernel
+    after the other meets all the pixels that it lies on.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "batch channels height width"],
+        weight: Float[Tensor, "channels 1 kernel_height kernel_width"],
+        bias: Float[Tensor, " channels"] | None,
+        stride: tuple[int, int],
+        edges: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+    ) -> Float[Tensor, "batch channels out_height out_width"]:
+        """Weight times pixels, added up over the positions in the kernel, plus bias."""
+        image = _rows_outermost(x, edges)
+        height, channels, width, batch = image.shape
+        options = (height, width), weight.shape[2:], stride, (0, 0), dilation
+        size = [output_size(*side) for side in zip(*options, strict=True)]
+        places = _places(size, weight.shape[2:], stride, dilation)
+        y = x.new_zeros(size[0], channels, size[1], batch)
+        for w, (rows, columns) in zip(_positions(weight), places, strict=True):
+            y.addcmul_(w, image[rows, :, columns])
+        if bias is not None:
+            y.add_(bias[:, None, None])
+        ctx.save_for_backward(x, weight, image)
+        ctx.options = edges, places
+        return y.permute(3, 1, 0, 2)
+
+    @staticmethod
+    def backward(
+        ctx: Any, g: Float[Tensor, "batch channels out_height out_width"]
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of image, weights and bias, each only where it is wanted."""
+        x, weight, image = ctx.saved_tensors
+        edges, places = ctx.options
+        if torch.is_grad_enabled():  # for a second derivative image must depend on x again
+            image = _rows_outermost(x, edges)
+        g = _rows_outermost(g)
+        dx = dW = db = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.zeros_like(image)
+            for w, (rows, columns) in zip(_positions(weight), places, strict=True):
+                dx[rows, :, columns].addcmul_(w, g)
+            left, _, top, _ = edges
+            dx = dx[top : top + x.shape[2], :, left : left + x.shape[3]].permute(3, 1, 0, 2)
+        if ctx.needs_input_grad[1]:
+            products = ((g * image[rows, :, columns]) for rows, columns in places)
+            dW = torch.stack([p.sum((2, 3)).sum(0) for p in products], 1).view_as(weight)
+        if ctx.needs_input_grad[2]:
+            db = g.sum((2, 3)).sum(0)
+        return dx, dW, db, None, None, None
+
+
+def _positions(weight):
+    """For each position in the kernel its weight in every channel, (channels, 1, 1)."""
+    return weight.flatten(1).T[..., None, None]
+
+
+def _places(size, kernel, stride, dilation):
+    """For each position in the kernel the pixels, as slices of rows and columns, on which it
+    comes to lie.
+    """
+    return [
+        (
+            _every(stride[0], size[0], i * dilation[0]),
+            _every(stride[1], size[1], j * dilation[1]),
+        )
+        for i, j in product(range(kernel[0]), range(kernel[1]))
+    ]
 
 
 def _rows_outermost(x, edges=(0, 0, 0, 0)):
@@ -351,14 +431,7 @@ def max_pool2d(
     size, edges = _windows(input.shape[2:], kernel, stride, padding, dilation, ceil_mode)
     if any(edges):
         input = pad(input, edges, value=-math.inf)
-    places = [
-        (
-            ...,
-            _every(stride[0], size[0], i * dilation[0]),
-            _every(stride[1], size[1], j * dilation[1]),
-        )
-        for i, j in product(range(kernel[0]), range(kernel[1]))
-    ]
+    places = [(..., *place) for place in _places(size, kernel, stride, dilation)]
     output = MaxPooling.apply(input, places)
     return output if batched else output[0]
 

@@ -165,22 +165,28 @@ def test_conv2d_is_the_sum_that_defines_it():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"stride": 2, "padding": (1, 2), "dilation": (2, 1)}, {"groups": 2}],
+    [
+        {},
+        {"stride": 2, "padding": (1, 2), "dilation": (2, 1)},
+        {"groups": 2},
+        {"groups": 4, "stride": 2, "padding": (1, 2), "dilation": (2, 1)},
+    ],
     ids=str,
 )
 def test_gradients_of_conv2d_agree_with_central_differences_twice(options):
-    x = normal(2, 2, 5, 6).requires_grad_()
-    weight = normal(4, 2 // options.get("groups", 1), 3, 2, seed=1).requires_grad_()
+    x = normal(2, 4, 5, 6).requires_grad_()
+    weight = normal(4, 4 // options.get("groups", 1), 3, 2, seed=1).requires_grad_()
     bias = normal(4, seed=2).requires_grad_()
     assert gradient_check(partial(conv2d, **options), x, weight, bias)
     assert torch.autograd.gradgradcheck(partial(conv2d, **options), (x, weight, bias))
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
-def test_each_gradient_can_be_had_alone(wanted):
-    inputs = [normal(2, 3, 6, 6), normal(4, 3, 3, 3, seed=1), normal(4, seed=2)]
+@pytest.mark.parametrize("groups", [1, 3])
+def test_each_gradient_can_be_had_alone(wanted, groups):
+    inputs = [normal(2, 3, 6, 6), normal(6, 3 // groups, 3, 3, seed=1), normal(6, seed=2)]
     results = []
-    for function in (conv2d, F.conv2d):
+    for function in (partial(conv2d, groups=groups), partial(F.conv2d, groups=groups)):
         leaves = [x.clone().requires_grad_(place in wanted) for place, x in enumerate(inputs)]
         function(*leaves).square().sum().backward()
         results.append([leaf.grad for leaf in leaves])
@@ -193,21 +199,25 @@ def test_each_gradient_can_be_had_alone(wanted):
 # A sum over fewer numbers at a time has a smaller error than one long sum, so either may be
 # ahead by a little.
 @pytest.mark.parametrize(
-    ("shape", "channels", "size", "padding"),
-    [((64, 1, 28, 28), 6, 5, 2), ((64, 6, 14, 14), 16, 5, 0), ((8, 64, 14, 14), 64, 3, 1)],
+    ("shape", "channels", "size", "padding", "groups"),
+    [
+        ((64, 1, 28, 28), 6, 5, 2, 1),
+        ((64, 6, 14, 14), 16, 5, 0, 1),
+        ((8, 64, 14, 14), 64, 3, 1, 1),
+        ((8, 64, 14, 14), 64, 3, 1, 64),
+    ],
 )
-def test_single_precision_is_as_good_as_torchs(shape, channels, size, padding):
+def test_single_precision_is_as_good_as_torchs(shape, channels, size, padding, groups):
     inputs = (
         normal(*shape),
-        normal(channels, shape[1], size, size, seed=1),
+        normal(channels, shape[1] // groups, size, size, seed=1),
         normal(channels, seed=2),
     )
     inputs = [x.float() for x in inputs]
-    exact = value_and_gradients(
-        partial(F.conv2d, padding=padding), *(x.double() for x in inputs)
-    )
+    options = {"padding": padding, "groups": groups}
+    exact = value_and_gradients(partial(F.conv2d, **options), *(x.double() for x in inputs))
     ours, theirs = (
-        value_and_gradients(partial(f, padding=padding), *inputs) for f in (conv2d, F.conv2d)
+        value_and_gradients(partial(f, **options), *inputs) for f in (conv2d, F.conv2d)
     )
     for true, a, b in zip(exact, ours, theirs, strict=True):
         assert a.dtype == torch.float32
@@ -595,5 +605,9 @@ def test_errors_say_what_to_do(call, words):
 
 
 def test_everything_public_is_listed():
-    assert set(convolution.__all__) >= {"Convolution", "MaxPooling", "LeNet"}
-    assert all(hasattr(convolution, name) for name in convolution.__all__)
+    public = {
+        name
+        for name, thing in vars(convolution).items()
+        if getattr(thing, "__module__", "") == convolution.__name__ and name[0] != "_"
+    }
+    assert set(convolution.__all__) == public
