@@ -618,7 +618,7 @@ def test_sizes_of_more_than_one_byte_are_read():
         (b"", "images is no IDX file: it must open with 00 00, got nothing$"),
         (b"\0\0\x08", "must open with 00 00, got 00 00 08$"),
         (b"\0\1\x08\x01\0\0\0\0", "must open with 00 00, got 00 01 08 01$"),
-        (gzip.compress(b""), "got 1f 8b 08 00: decompress it first"),
+        (gzip.compress(b"", mtime=0), "got 1f 8b 08 00: decompress it first"),
         (
             b"\0\0\x0d\x01\0\0\0\0",
             "images is an IDX file of type 13: only type 8, unsigned bytes, can be read",

@@ -8,6 +8,7 @@ beside it, every other test runs wherever there is room.
 import math
 import os
 from collections import defaultdict
+from itertools import islice, takewhile
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,10 @@ class Scheduler(LoadScopeScheduling):
         return file if is_chapter(file) or file == SITE else nodeid
 
     def _assign_work_unit(self, node):
-        self.workqueue.move_to_end(min(self.workqueue, key=self.rank), last=False)
+        # xdist sorts by size: chapters and the site stand before the thousands of single tests
+        large = len(list(takewhile(lambda unit: "::" not in unit, self.workqueue)))
+        best = min(islice(self.workqueue, large + 1), key=self.rank)
+        self.workqueue.move_to_end(best, last=False)
         super()._assign_work_unit(node)
 
     def rank(self, unit):
