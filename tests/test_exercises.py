@@ -443,6 +443,14 @@ def test_every_part_of_a_result_has_its_gradient(said):
     assert "          the gradient of the result['b'][0] = [1.5, -0.3]\n" in shown
 
 
+def test_parts_of_a_result_that_share_a_computation_each_go_backwards_through_it():
+    def shared(x):
+        y = x.exp()
+        return y, y.square()
+
+    assert check(shared, shared, torch.zeros(2))
+
+
 def test_where_like_gives_no_gradient_none_is_wanted(said):
     assert check(lambda x: x.sign() + 0 * x, lambda x: x.detach().sign(), torch.ones(2))
     assert said().endswith("1 case, values\n")
