@@ -51,5 +51,5 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv _build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv _build book/api dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -71,8 +71,7 @@ def two_layer_gradients(
 
     Returns:
         The mean cross-entropy in nats, and its gradients with respect to ``W1``, ``b1``, ``W2``
-            and ``b2``, each of the
-        shape of its parameter.
+        and ``b2``, each of the shape of its parameter.
 
     Source: Rumelhart, Hinton and Williams, Nature 323 (1986), 533–536.
     """

@@ -448,8 +448,7 @@ def fashion_mnist(full: bool = False, folder: str | Path | None = None) -> Split
 
     Returns:
         ``x`` of shape (examples, 1, 28, 28), from 0 for the background to 1, and ``y`` from 0
-            to 9, named by
-        :data:`FASHION_MNIST_CLASSES`.
+        to 9, named by :data:`FASHION_MNIST_CLASSES`.
 
     Raises:
         ConnectionError: If the files are nowhere and cannot be downloaded; says what else to

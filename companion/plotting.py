@@ -44,7 +44,9 @@ __all__ = [
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Blue, vermilion, green, purple, orange, sky blue, black."""
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)))
+"""A line style for each colour."""
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+"""A marker for each colour."""
 
 
 def set_style() -> None:

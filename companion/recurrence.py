@@ -167,7 +167,7 @@ class RNNCell(RecurrentCell):
 
 class Recurrent(nn.Module):
     r"""What every recurrent layer needs around its pass over time; a subclass adds that pass,
-    :meth:`sequence`.
+    :meth:`~Recurrent.sequence`.
 
     It stacks layers, each reading the output of the one below; lets a second set of weights
     read each layer's input from the end, and puts the two outputs side by side; drops numbers
@@ -303,8 +303,7 @@ class Recurrent(nn.Module):
 
         Returns:
             The output, which is like the input but has directions · hidden_size features, and
-                the states after the
-            last step, which are like ``hx``.
+            the states after the last step, which are like ``hx``.
 
         Raises:
             TypeError: If the input does not hold floating-point numbers, or there are too few

@@ -59,12 +59,9 @@ def test_the_version_is_the_same_everywhere():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_is_exported_tested_documented_and_under_the_import_contract(module):
-    assert module in companion.__all__
+def test_a_module_is_exported_tested_and_under_the_import_contract(module):
+    assert module in companion.__all__  # and so in the reference, which test_site.py reads
     assert (ROOT / "tests" / f"test_{module}.py").exists()
-    assert f"automodule:: companion.{module}\n" in (ROOT / "book" / "a3-api.md").read_text(
-        encoding="utf-8"
-    )
     layers = PYPROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
     assert f"companion.{module}" in re.split(r"\W+(?=companion)", " : ".join(layers))
 

@@ -17,7 +17,10 @@ import nbformat
 import pytest
 import yaml
 from notebooks import launch_links
+from reference import write_pages
 from sphinx.errors import ConfigError
+
+import companion
 
 ROOT = Path(__file__).parent.parent
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -26,12 +29,15 @@ PAGES = [
     *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]),
 ]
 CHAPTERS = [page for page in PAGES if re.match(r"book/\d\d-", page)]
+REFERENCE = [f"book/api/{module}" for module in companion.__all__]
 
 # What axe-core reports about the theme rather than about the book, each with the reason why it
 # stays. A rule, and a piece of the HTML in which it is accepted.
 ACCEPTED = {
     # the theme's sidebar with the table of contents is no landmark
     "region": 'class="sidebar-primary-item"',
+    # the arrow with which its table of contents opens a page's parts has no name
+    "summary-name": "<summary>",
     # docutils marks the entries of a bibliography with a role
     "aria-allowed-role": 'role="doc-biblioentry"',
     "aria-deprecated-role": 'role="doc-biblioentry"',  # that ARIA has since withdrawn
@@ -126,7 +132,9 @@ class Visit:
         self.context.close()
 
 
-@pytest.mark.parametrize("page", [*PAGES, "search", "genindex", "companion/training.py"])
+@pytest.mark.parametrize(
+    "page", [*PAGES, *REFERENCE, "search", "genindex", "companion/training.py"]
+)
 @pytest.mark.parametrize(
     ("theme", "width"), [("light", 1400), ("dark", 400)], ids=["light wide", "dark narrow"]
 )
@@ -186,6 +194,48 @@ def test_a_chapter_has_its_files_number_on_its_title_figures_and_equations(site,
     assert re.search(rf'<h1><span class="section-number">{number}\. ', text)
     assert f'<span class="caption-number">Fig. {number}.1 </span>' in text
     assert f'<span class="eqno">({number}.1)' in text
+
+
+@pytest.mark.parametrize("module", companion.__all__)
+def test_a_module_has_a_page_that_begins_with_a_list_of_what_is_in_it(site, module):
+    page = (site / "book" / "api" / f"{module}.html").read_text(encoding="utf-8")
+    _, listed = page.split("autosummary", 1)
+    listed, described = listed.split('<dl class="py ', 1)
+    for member in getattr(companion, module).__all__:
+        assert f'href="#companion.{module}.{member}"' in listed
+        assert f'id="companion.{module}.{member}"' in described
+    first = (site / "book" / "a3-api.html").read_text(encoding="utf-8")
+    assert f'href="api/{module}.html#module-companion.{module}"' in first
+    assert f'href="api/{module}.html"' in first.split("<article")[0], "not in the sidebar"
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_and_the_page_of_its_module_link_to_each_other(site, chapter):
+    name = chapter.split("-", 1)[1]
+    module = name.replace("-", "_")
+    page = (site / f"{chapter}.html").read_text(encoding="utf-8")
+    assert f'It builds</strong> <a class="reference internal" href="api/{module}.html' in page
+    page = (site / "book" / "api" / f"{module}.html").read_text(encoding="utf-8")
+    assert re.search(rf'Taught in <a [^>]*href="../{chapter[5:]}.html#ch-{name}"', page)
+
+
+def test_the_description_of_an_attribute_may_contain_a_colon(site):
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in site.glob("book/api/*")}
+    assert not any(re.search(r'class="field-\w+">Type<', page) for page in pages.values())
+    described = re.sub(r"<[^>]*>", "", pages["datasets"].split('id="companion.datasets.CH')[1])
+    assert "The alphabet of encode(): the end of a line, the 95 characters" in described
+
+
+def test_the_pages_of_the_reference_follow_the_package(tmp_path):
+    pages = [tmp_path / f"{module}.md" for module in companion.__all__]
+    (tmp_path / "gone.md").write_text("a module that is no more", encoding="utf-8")
+    pages[0].write_text("what it said before", encoding="utf-8")
+    write_pages(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(pages)
+    assert ".. automodule:: companion.activations\n" in pages[0].read_text(encoding="utf-8")
+    before = [page.stat().st_mtime_ns for page in pages]
+    write_pages(tmp_path)
+    assert [page.stat().st_mtime_ns for page in pages] == before
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
