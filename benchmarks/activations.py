@@ -40,5 +40,5 @@ def rows() -> Iterator[Row]:
         )
         label = "".join(f", {key}={value}" for key, value in options.items())
         yield Row(
-            f"{name}{label}, {BATCH} × {HIDDEN}, forward and backward", ours, theirs, aim=1.5
+            f"{name}{label}, {BATCH} × {HIDDEN}, forward and backward", ours, theirs, aim=2.0
         )

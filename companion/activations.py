@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from companion.checks import checked
+from companion.checks import accepts, checked
 
 __all__ = [
     "GELU",
@@ -81,6 +81,7 @@ class HandDerived(torch.autograd.Function):
         return ctx.gradient(g, *ctx.saved_tensors), None, None
 
 
+@accepts(inplace=False)
 @checked
 def relu(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     r"""The rectified linear unit: what is positive passes, the rest is zero.
@@ -93,6 +94,8 @@ def relu(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
     Reference: Nair and Hinton, "Rectified linear units improve restricted Boltzmann machines",
     *ICML* (2010).
+
+    Left out: ``inplace``.
 
     Args:
         input: Numbers of any shape.
@@ -110,6 +113,7 @@ def relu(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     )
 
 
+@accepts(inplace=False)
 @checked
 def leaky_relu(
     input: Float[Tensor, "*shape"], negative_slope: float = 0.01
@@ -121,6 +125,8 @@ def leaky_relu(
 
     Reference: Maas, Hannun and Ng, "Rectifier nonlinearities improve neural network acoustic
     models", *ICML Workshop on Deep Learning for Audio, Speech and Language Processing* (2013).
+
+    Left out: ``inplace``.
 
     Args:
         input: Numbers of any shape.
@@ -209,6 +215,7 @@ def tanh(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return HandDerived.apply(input, value, lambda g, y: (1 - y * y).mul_(g))
 
 
+@accepts(dtype=None)
 @checked
 def softmax(input: Float[Tensor, "*shape"], dim: int | None = None) -> Float[Tensor, "*shape"]:
     r"""From scores to probabilities that add up to one along ``dim``.
@@ -223,6 +230,8 @@ def softmax(input: Float[Tensor, "*shape"], dim: int | None = None) -> Float[Ten
 
     Reference: Bridle, "Probabilistic interpretation of feedforward classification network
     outputs, with relationships to statistical pattern recognition", *Neurocomputing* (1990).
+
+    Left out: ``dtype``; convert the scores before.
 
     Args:
         input: Scores of any shape.
@@ -246,6 +255,7 @@ def softmax(input: Float[Tensor, "*shape"], dim: int | None = None) -> Float[Ten
     )
 
 
+@accepts(dtype=None)
 @checked
 def log_softmax(
     input: Float[Tensor, "*shape"], dim: int | None = None
@@ -258,6 +268,8 @@ def log_softmax(
 
     Reference: Blanchard, Higham and Higham, "Accurately computing the log-sum-exp and softmax
     functions", *IMA Journal of Numerical Analysis* 41 (2021).
+
+    Left out: ``dtype``; convert the scores before.
 
     Args:
         input: Scores of any shape.
@@ -361,7 +373,9 @@ def _shifted(input, dim):
 
 
 class ReLU(nn.Module):
-    """:func:`relu` as a module."""
+    """:func:`relu` as a module, without ``inplace``."""
+
+    __init__ = accepts(inplace=False)(nn.Module.__init__)
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """:func:`relu` of ``input``."""
@@ -369,12 +383,13 @@ class ReLU(nn.Module):
 
 
 class LeakyReLU(nn.Module):
-    """:func:`leaky_relu` as a module.
+    """:func:`leaky_relu` as a module, without ``inplace``.
 
     Args:
         negative_slope: The slope on the negative side, between 0 and 1.
     """
 
+    @accepts(inplace=False)
     @checked
     def __init__(self, negative_slope: float = 0.01):
         super().__init__()

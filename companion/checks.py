@@ -3,7 +3,8 @@
 A signature says of each argument what it is: a whole number, a word, a tensor of floating-point
 numbers of shape (batch, features). :func:`checked` compares the arguments with it, so that a
 mistake ends in a sentence about that argument, and not in the middle of a computation.
-:func:`check_alike` says which layer has which type of number.
+:func:`check_alike` says which layer has which type of number, and :func:`accepts` takes
+arguments of PyTorch that ours lacks, as long as they ask for nothing.
 """
 
 import math
@@ -21,7 +22,7 @@ import torch
 from jaxtyping import AbstractArray
 from torch import Tensor
 
-__all__ = ["Unbounded", "check_alike", "checked"]
+__all__ = ["Unbounded", "accepts", "check_alike", "checked"]
 
 Unbounded = Annotated[float, "infinite too"]
 """The annotation of a number that may be infinite."""
@@ -79,6 +80,43 @@ def checked(function: _Function) -> _Function:
         return function(*args, **kwargs)
 
     return wrapper
+
+
+def accepts(**neutral: Any) -> Callable[[_Function], _Function]:
+    """Take arguments of PyTorch that ours lacks, as long as they ask for nothing.
+
+    Code that names them all, with the values that change nothing, runs unchanged; code that
+    wants what they do hears at once that it cannot have it. It stands above :func:`checked`.
+
+    Args:
+        neutral: The arguments, each with the value that is accepted.
+
+    Returns:
+        A decorator. Its function raises a ``ValueError`` if such an argument has another value.
+
+    Example:
+        >>> @accepts(inplace=False)
+        ... def double(x): return 2 * x
+        >>> double(4, inplace=False)
+        8
+    """
+
+    def decorate(function):
+        @wraps(function)
+        def wrapper(*args, **kwargs):
+            for name in neutral.keys() & kwargs.keys():
+                value = kwargs.pop(name)
+                if value != neutral[name]:
+                    raise ValueError(
+                        f"{name} can only be {neutral[name]!r} here, got "
+                        f"{reprlib.repr(value)}: what it asks for is left out, as the "
+                        "docstring says; take PyTorch's own for it"
+                    )
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
 
 
 def check_alike(owner: object, input: Tensor, *parameters: Tensor | None) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from companion.activations import ReLU, relu
-from companion.checks import check_alike, checked
+from companion.checks import accepts, check_alike, checked
 from companion.layers import MLP, Sequential, kaiming_uniform_
 
 __all__ = [
@@ -385,6 +385,7 @@ def _every(step, count, start):
     return slice(start, start + step * (count - 1) + 1, step)
 
 
+@accepts(return_indices=False)
 @checked
 def max_pool2d(
     input: Float[Tensor, "*batch channels height width"],
@@ -405,6 +406,8 @@ def max_pool2d(
 
     Reference: Ranzato, Huang, Boureau and LeCun, *Unsupervised learning of invariant feature
     hierarchies with applications to object recognition*, CVPR (2007).
+
+    Left out: ``return_indices``.
 
     Args:
         input: Images, (batch, channels, height, width), or a single one without the batch.
@@ -427,7 +430,7 @@ def max_pool2d(
         _pair(padding, "padding"),
         _pair(dilation, "dilation"),
     )
-    stride = kernel if stride is None else _pair(stride, "stride")
+    stride = _pair(stride, "stride") if stride or stride == 0 else kernel  # None or ()
     size, edges = _windows(input.shape[2:], kernel, stride, padding, dilation, ceil_mode)
     if any(edges):
         input = pad(input, edges, value=-math.inf)
@@ -459,6 +462,11 @@ class MaxPooling(torch.autograd.Function):
             share = g * (x[place] == y)
             dx[place].add_(share)
             g = g - share
+        if y.sum().isnan():  # NaN equals nothing: the last in a window takes what is left
+            for place in reversed(ctx.places):
+                share = g * x[place].isnan()
+                dx[place].add_(share)
+                g = g - share
         return dx, None
 
 
@@ -501,7 +509,7 @@ def avg_pool2d(
     """
     output, batched = _batched(input)
     kernel, padding = _pair(kernel_size, "kernel_size"), _pair(padding, "padding")
-    stride = kernel if stride is None else _pair(stride, "stride")
+    stride = _pair(stride, "stride") if stride or stride == 0 else kernel  # None or ()
     if divisor_override is not None and divisor_override < 1:
         raise ValueError(
             f"divisor_override must be at least 1, got {divisor_override}: leave it out to get "
@@ -599,8 +607,9 @@ def _edges(shape, kernel, stride, padding, dilation):
 
 
 def _pair(value, name):
-    """(down, across) from one number or two."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    """(down, across) from one number, in brackets or not, or two."""
+    pair = (value,) if isinstance(value, int) else tuple(value)
+    pair *= 2 if len(pair) == 1 else 1
     if len(pair) != 2:
         raise ValueError(f"{name} must be one number or two, (down, across), got {value}")
     return pair
@@ -633,6 +642,8 @@ class Conv2d(nn.Module):
     the same initial numbers, drawn from :math:`\mathcal U(-1/\sqrt n, 1/\sqrt n)`, where
     :math:`n` is the number of inputs of one output.
 
+    Left out: ``padding_mode``; the padding is zeros.
+
     Args:
         in_channels: Channels of the images.
         out_channels: Kernels, and so channels of the output.
@@ -653,6 +664,7 @@ class Conv2d(nn.Module):
         ValueError: If a size is less than one, or ``groups`` does not divide the channels.
     """
 
+    @accepts(padding_mode="zeros")
     @checked
     def __init__(
         self,
@@ -664,6 +676,7 @@ class Conv2d(nn.Module):
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
+        *,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -727,7 +740,7 @@ class Conv2d(nn.Module):
 
 
 class MaxPool2d(nn.Module):
-    """:func:`max_pool2d` as a module.
+    """:func:`max_pool2d` as a module, without ``return_indices``.
 
     Args:
         kernel_size: Side of the window, or (height, width).
@@ -737,6 +750,7 @@ class MaxPool2d(nn.Module):
         ceil_mode: Let the last window reach beyond the end.
     """
 
+    @accepts(return_indices=False)
     @checked
     def __init__(
         self,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from companion.activations import softmax
-from companion.checks import Unbounded, checked
+from companion.checks import Unbounded, accepts, checked
 from companion.layers import Linear, cross_entropy
 from companion.training import History, modes_kept, share, train
 
@@ -42,6 +42,8 @@ class Embedding(nn.Module):
     :math:`\mathcal N(0, 1)`. Reference: Bengio, Ducharme, Vincent and Jauvin, *A neural
     probabilistic language model*, Journal of Machine Learning Research 3 (2003).
 
+    Left out: ``max_norm`` and ``norm_type``, ``scale_grad_by_freq``, and ``sparse``.
+
     Args:
         num_embeddings: Number of tokens :math:`K`.
         embedding_dim: Length of each vector.
@@ -56,6 +58,7 @@ class Embedding(nn.Module):
         ValueError: If a size is less than one, or ``padding_idx`` is not a token.
     """
 
+    @accepts(max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False)
     @checked
     def __init__(
         self,

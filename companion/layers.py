@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from companion.checks import check_alike, checked
+from companion.checks import accepts, check_alike, checked
 
 __all__ = [
     "MLP",
@@ -225,6 +225,7 @@ class MLP(nn.Module):
         return output(h)
 
 
+@accepts(size_average=None, reduce=None, weight=None)
 @checked
 def mse_loss(
     input: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], *, reduction: str = "mean"
@@ -232,6 +233,8 @@ def mse_loss(
     r"""Squared error, the loss of regression.
 
     .. math:: \ell_i = (\hat y_i - y_i)^2
+
+    Left out: ``weight``, and ``size_average`` and ``reduce``, which ``reduction`` replaced.
 
     Args:
         input: Predictions :math:`\hat y`.
@@ -255,6 +258,7 @@ def mse_loss(
     return _reduce((input - target).square(), reduction)
 
 
+@accepts(size_average=None, reduce=None)
 @checked
 def cross_entropy(
     input: Float[Tensor, "..."],
@@ -283,6 +287,8 @@ def cross_entropy(
     mutual information estimation of parameters*, NIPS 1989; for the smoothing Szegedy,
     Vanhoucke, Ioffe, Shlens and Wojna, *Rethinking the Inception architecture for computer
     vision*, CVPR 2016.
+
+    Left out: ``size_average`` and ``reduce``, which ``reduction`` replaced.
 
     Args:
         input: Logits: (classes,), (batch, classes) or (batch, classes, ...).

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear
 
+from companion.checks import accepts
 from companion.datasets import CHARACTERS
 from companion.language_models import LanguageModel
 from companion.recurrence import Recurrent, RecurrentCell, first_derivative_only
@@ -141,6 +142,7 @@ class LSTM(Recurrent):
     """
 
     gates, states = 4, 2
+    __init__ = accepts(proj_size=0)(Recurrent.__init__)
 
     def sequence(self, x, states, W_ih, W_hh, b_ih, b_hh):
         """One layer's pass over time: the hidden and the cell states."""

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import ParamsT
 
-from companion.checks import checked
+from companion.checks import accepts, checked
 
 __all__ = [
     "SGD",
@@ -69,10 +69,24 @@ class Descent(torch.optim.Optimizer):
             param_group: The tensors under ``"params"``, and any options by name.
 
         Raises:
-            ValueError: If an option is outside its range.
+            ValueError: If an option is outside its range, or a parameter is given twice.
         """
-        _check_options(self.defaults | param_group)
-        super().add_param_group(param_group)
+        options = self.defaults | param_group
+        _check_options(options)
+        if "lr" in options:
+            options["lr"] = _scalar(options["lr"])
+        if "betas" in options:
+            options["betas"] = tuple(map(_scalar, options["betas"]))
+        params = param_group["params"]
+        if not isinstance(params, Tensor | set):  # one is enough, and a set PyTorch refuses
+            params = list(params)
+            tensors = [p[1] if isinstance(p, tuple) else p for p in params]  # (name, tensor)
+            if len({id(p) for p in tensors}) < len(tensors):
+                raise ValueError(
+                    "a parameter stands twice in one group, and each step would change it "
+                    "twice: name it once, as model.parameters() does"
+                )
+        super().add_param_group(options | {"params": params})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -157,6 +171,9 @@ class SGD(Descent):
     deep learning", *ICML* (2013). The stored look-ahead point: Bengio, Boulanger-Lewandowski
     and Pascanu, "Advances in optimizing recurrent networks", arXiv:1212.0901 (2012).
 
+    Left out, because they only choose how PyTorch computes:
+    ``foreach``, ``differentiable`` and ``fused``.
+
     Args:
         params: Tensors to optimise, or parameter groups.
         lr: Learning rate, zero or more.
@@ -172,6 +189,7 @@ class SGD(Descent):
             dampening.
     """
 
+    @accepts(foreach=None, differentiable=False, fused=None)
     @checked
     def __init__(
         self,
@@ -242,6 +260,9 @@ class RMSprop(Descent):
     Machine Learning* (2012). The centred form: Graves, "Generating sequences with recurrent
     neural networks", arXiv:1308.0850 (2013).
 
+    Left out, because they only choose how PyTorch computes:
+    ``foreach``, ``capturable`` and ``differentiable``.
+
     Args:
         params: Tensors to optimise, or parameter groups.
         lr: Learning rate, zero or more.
@@ -259,6 +280,7 @@ class RMSprop(Descent):
         ValueError: If an option is outside its range.
     """
 
+    @accepts(foreach=None, capturable=False, differentiable=False)
     @checked
     def __init__(
         self,
@@ -335,6 +357,9 @@ class Adam(Descent):
     arXiv:1412.6980. AMSGrad: Reddi, Kale and Kumar, "On the convergence of Adam and beyond",
     *ICLR* (2018), arXiv:1904.09237.
 
+    Left out, because they only choose how PyTorch computes:
+    ``foreach``, ``capturable``, ``differentiable`` and ``fused``.
+
     Args:
         params: Tensors to optimise, or parameter groups.
         lr: Learning rate, zero or more: roughly the length of a coordinate's step.
@@ -352,12 +377,13 @@ class Adam(Descent):
         ValueError: If an option is outside its range.
     """
 
+    @accepts(foreach=None, capturable=False, differentiable=False, fused=None)
     @checked
     def __init__(
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         amsgrad: bool = False,
@@ -421,6 +447,9 @@ class AdamW(Adam):
     arXiv:1711.05101. Their decay follows the schedule but not the rate :math:`\alpha` itself;
     PyTorch multiplies :math:`\lambda` by the rate.
 
+    Left out, because they only choose how PyTorch computes:
+    ``foreach``, ``capturable``, ``differentiable`` and ``fused``.
+
     Args:
         params: Tensors to optimise, or parameter groups.
         lr: Learning rate, zero or more.
@@ -435,12 +464,13 @@ class AdamW(Adam):
         ValueError: If an option is outside its range.
     """
 
+    @accepts(foreach=None, capturable=False, differentiable=False, fused=None)
     @checked
     def __init__(
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
@@ -594,7 +624,8 @@ class OneCycleLR(LRScheduler):
 
     The numbers are those of :class:`torch.optim.lr_scheduler.OneCycleLR` with its defaults
     ``anneal_strategy="cos"`` and ``three_phase=False``; all after ``total_steps`` is given by
-    name.
+    name. Left out: other values of these two, and ``epochs`` with ``steps_per_epoch``, whose
+    product is ``total_steps``.
 
     Reference: Smith and Topin, "Super-convergence: very fast training of neural networks using
     large learning rates", *SPIE* 11006 (2019), arXiv:1708.07120.
@@ -617,6 +648,7 @@ class OneCycleLR(LRScheduler):
             taken.
     """
 
+    @accepts(epochs=None, steps_per_epoch=None, anneal_strategy="cos", three_phase=False)
     @checked
     def __init__(
         self,
@@ -724,8 +756,21 @@ def _count(state: dict[str, Any]) -> float:
     return state["step"].item()
 
 
+def _scalar(value: float | Tensor) -> float | Tensor:
+    """A tensor of one number without its dimensions."""
+    return value.squeeze() if isinstance(value, Tensor) and value.dim() else value
+
+
 def _check_options(options: dict[str, Any]) -> None:
     """Refuse options of a parameter group that no optimiser can use."""
+    for name, values in {"lr": [options.get("lr")], "betas": options.get("betas", ())}.items():
+        if any(isinstance(value, Tensor) and value.numel() != 1 for value in values):
+            raise ValueError(f"a tensor as {name} must hold one number, got {options[name]}")
+    if len({isinstance(beta, Tensor) for beta in options.get("betas", ())}) > 1:
+        raise ValueError(
+            f"betas must be two numbers or two tensors, got {options['betas']}: convert the "
+            "tensor with beta.item()"
+        )
     for name, advice in {
         "lr": "to climb, pass maximize=True",
         "momentum": "0 turns it off",

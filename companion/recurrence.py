@@ -219,6 +219,7 @@ class Recurrent(nn.Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        *,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -443,6 +444,7 @@ class RNN(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        *,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -454,8 +456,8 @@ class RNN(Recurrent):
             batch_first,
             dropout,
             bidirectional,
-            device,
-            dtype,
+            device=device,
+            dtype=dtype,
         )
         self.nonlinearity = _known(nonlinearity)
 

@@ -1,3 +1,4 @@
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
-from companion.checks import Unbounded, check_alike, checked
+from companion.checks import Unbounded, accepts, check_alike, checked
 
 
 @checked
@@ -181,3 +182,29 @@ def test_a_mixed_dtype_says_which_layer_has_which_and_how_to_convert():
     words = r"conv is on cpu, and its input on meta: .*x.to\('cpu'\).*'meta'"
     with pytest.raises(ValueError, match=words):
         check_alike("conv", torch.rand(3, device="meta"), layer.weight)
+
+
+def test_accepts_takes_what_asks_for_nothing_and_hands_the_rest_on():
+    @accepts(inplace=False, weight=None)
+    def halved(x, by=2):
+        return x / by
+
+    assert halved(6) == halved(6, inplace=False) == halved(6, inplace=False, weight=None) == 3
+    assert halved(6, by=3, weight=None) == halved(6, 3) == 2
+    assert halved.__name__ == "halved"
+    assert [*inspect.signature(halved).parameters] == ["x", "by"]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'dtype'"):
+        halved(6, dtype=None)
+
+
+@pytest.mark.parametrize("given", [{"inplace": True}, {"weight": torch.ones(3)}])
+def test_accepts_refuses_what_is_left_out(given):
+    @accepts(inplace=False, weight=None)
+    def halved(x):
+        return x / 2
+
+    ((name, _),) = given.items()
+    with pytest.raises(
+        ValueError, match=f"{name} can only be .* here, got .*: what it asks for"
+    ):
+        halved(6, **given)

@@ -611,3 +611,42 @@ def test_everything_public_is_listed():
         if getattr(thing, "__module__", "") == convolution.__name__ and name[0] != "_"
     }
     assert set(convolution.__all__) == public
+
+
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, (2, 3)])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_max_pooling_sends_the_gradient_to_nan_as_pytorch_does(kernel_size, padding):
+    padding = padding if kernel_size != 1 else 0
+    x = normal(2, 3, 6, 6)
+    x[torch.rand(x.shape, generator=torch.Generator().manual_seed(3)) < 0.3] = NAN
+    ours, theirs = (
+        value_and_gradients(lambda x, f=f: f(x, kernel_size, padding=padding), x)
+        for f in (max_pool2d, F.max_pool2d)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+    assert ours[0].isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(max_pool2d, F.max_pool2d), (avg_pool2d, F.avg_pool2d)]
+)
+def test_pooling_takes_one_number_in_brackets_and_an_empty_stride(ours, theirs):
+    x = normal(1, 2, 7, 8)
+    for options in [{"stride": ()}, {"stride": (1,), "padding": (1,)}, {"stride": None}]:
+        torch.testing.assert_close(ours(x, (2,), **options), theirs(x, (2,), **options))
+    with pytest.raises(ValueError, match="stride and dilation must be at least 1"):
+        ours(x, 2, 0)
+
+
+def test_convolution_takes_one_number_in_brackets():
+    x, weight = normal(1, 2, 7, 8), normal(3, 2, 3, 3, seed=1)
+    options = {"stride": (2,), "padding": (1,), "dilation": (2,)}
+    torch.testing.assert_close(conv2d(x, weight, **options), F.conv2d(x, weight, **options))
+    layers = [c(2, 3, 3, **options, dtype=torch.float64) for c in (Conv2d, nn.Conv2d)]
+    layers[0].load_state_dict(layers[1].state_dict())
+    torch.testing.assert_close(layers[0](x), layers[1](x))
+
+
+def test_no_stride_is_no_stride_for_a_convolution():
+    with pytest.raises(ValueError, match="stride must be one number or two"):
+        conv2d(normal(1, 1, 4, 4), normal(1, 1, 2, 2), stride=())

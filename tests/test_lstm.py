@@ -312,3 +312,9 @@ def test_a_gate_that_is_taken_away_is_open_and_stays_so(variant, place):
         parts = parameter.grad.chunk(4)
         assert not parts[place].any()
         assert all(part.any() for number, part in enumerate(parts) if number != place)
+
+
+def test_lstm_takes_no_projection_and_refuses_one():
+    assert repr(LSTM(3, 2, proj_size=0)) == repr(LSTM(3, 2))
+    with pytest.raises(ValueError, match="proj_size can only be 0 here, got 1"):
+        LSTM(3, 2, proj_size=1)

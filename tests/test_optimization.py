@@ -834,9 +834,51 @@ def test_a_state_saved_before_an_option_existed_loads_and_goes_on(optimizer):
 
 def test_betas_are_two(plain_python):
     with pytest.raises(
-        TypeError, match=r"betas must be \(a finite number, a finite number\), got"
+        TypeError, match=r"betas must be \(a finite number or a Tensor, .*\), got"
     ):
         Adam([torch.ones(1, requires_grad=True)], betas=(0.9,))
     group = {"params": [torch.ones(1, requires_grad=True)], "betas": (0.9,)}
     with pytest.raises(ValueError, match="betas must be two shares of the past"):
         Adam([group])
+
+
+@pytest.mark.parametrize("optimizer", [SGD, RMSprop, Adam, AdamW])
+def test_refuses_a_parameter_that_stands_twice_in_a_group(optimizer):
+    p, q = parameters()[:2]
+    for params in [[p, q, p], iter([p, p]), [("one", p), ("two", p)], [{"params": [p, p]}]]:
+        with pytest.raises(
+            ValueError, match=r"stands twice in one group.*change it twice: name"
+        ):
+            optimizer(params)
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        optimizer([{"params": [p]}, {"params": [p]}])
+
+
+@pytest.mark.parametrize("optimizer", [Adam, AdamW])
+@pytest.mark.parametrize("place", [0, 1])
+def test_refuses_a_tensor_as_one_of_two_betas(optimizer, place):
+    betas = [0.9, 0.99]
+    betas[place] = torch.tensor(betas[place])
+    with pytest.raises(ValueError, match=r"two numbers or two tensors, got .*beta\.item\(\)"):
+        optimizer(parameters(), betas=tuple(betas))
+
+
+@pytest.mark.parametrize(
+    "options", [{"lr": torch.ones(2)}, {"betas": (torch.ones(2) / 2, torch.ones(2) / 2)}]
+)
+def test_refuses_a_tensor_of_several_numbers_as_an_option(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"a tensor as {name} must hold one number, got"):
+        Adam(parameters(), **options)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_takes_tensors_of_one_number_with_any_dimensions_as_torch_does(name):
+    def stepped(cls):
+        p = parameters()
+        betas = torch.tensor([[0.8]]).double(), torch.tensor([0.9]).double()
+        run(cls(p, lr=torch.tensor([0.1]).double(), betas=betas), p, range(4))
+        return p
+
+    ours, theirs = (stepped(getattr(m, name)) for m in (optimization, torch.optim))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
