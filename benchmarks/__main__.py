@@ -13,6 +13,7 @@ MODULES = (  # in the order of the chapters
     "activations",
     "backpropagation",
     "optimization",
+    "training",
     "convolution",
     "recurrence",
     "language_models",

@@ -396,13 +396,14 @@ def fit(
             :func:`train` refuses something.
         FloatingPointError: As :func:`train`.
     """
+    whole = isinstance(train, tuple)
+    if whole:
+        train = _follow(model, train, "train")
 
     def step(batch):
-        x, y = _follow(model, batch, "a minibatch")
+        x, y = batch if whole else _follow(model, batch, "a minibatch")
         return loss(model(x), y)
 
-    if isinstance(train, tuple):
-        train = _follow(model, train, "train")
     if isinstance(validation, tuple):
         validation = _follow(model, validation, "validation")
     measure = None
