@@ -22,6 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from companion.checks import Unbounded
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -192,7 +194,7 @@ def train(
     epochs: int = 1,
     batch_size: int = 64,
     scheduler: Any = None,
-    max_norm: float | None = None,
+    max_norm: Unbounded | None = None,
     validation: Callable[[], float | tuple[float, float]] | None = None,
     stop: Callable[[History], bool] | None = None,
     checkpoint: str | Path | None = None,
@@ -352,7 +354,7 @@ def fit(
     validation: tuple[Tensor, Tensor] | Iterable[Any] | None = None,
     metric: Callable[[Tensor, Tensor], float] = accuracy,
     scheduler: Any = None,
-    max_norm: float | None = None,
+    max_norm: Unbounded | None = None,
     stop: Callable[[History], bool] | None = None,
     checkpoint: str | Path | None = None,
     seed: int = 0,
