@@ -538,7 +538,7 @@ def test_all_tokens_and_all_probability_change_nothing_and_leave_the_tail_in_rea
         ({"top_k": -3}, "top_k must be at least 1"),
         ({"top_p": 0.0}, "above 0 and at most 1, got None and 0.0"),
         ({"top_p": 1.5}, "got None and 1.5"),
-        ({"top_p": math.nan}, "got None and nan"),
+        ({"top_p": math.nan}, "top_p must be a finite number, got nan"),
     ],
 )
 def test_a_tail_that_leaves_no_token_is_refused(text, options, words):
