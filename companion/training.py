@@ -224,12 +224,12 @@ def train(
     interrupted (``seconds`` apart); a finished run is only loaded. The file is replaced in one
     step, so that at any moment it holds a whole state; a copy of the one before is kept beside
     it as ``FILE.previous``. More epochs than were first asked for go on from the end; a
-    schedule keeps the length that it was saved with. Kept are also the generators from which
-    minibatches are drawn, if they are found: the ``generator`` of ``batches`` and of its
-    sampler. So a DataLoader goes on exactly, with a generator or without one; but not where its
-    data set or a sampler of your own draws, in this process, from Python's or NumPy's random
-    numbers. Persistent workers, whose random states cannot be had, are refused. The data
-    themselves are not compared, only their number.
+    schedule keeps the length, and a parameter group the options, that were saved. Kept are also
+    the generators from which minibatches are drawn, if they are found: the ``generator`` of
+    ``batches`` and of its sampler. So a DataLoader goes on exactly, with a generator or without
+    one; but not where its data set or a sampler of your own draws, in this process, from
+    Python's or NumPy's random numbers. Persistent workers, whose random states cannot be had,
+    are refused. The data themselves are not compared, only their number.
 
     **Several processes** (``torch.distributed``, initialised in each, which calls ``train``
     with the same arguments). Who averages the gradients is the model: wrap it in
@@ -678,22 +678,23 @@ class _Checkpoint:
         self.parts = {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
         generators = [getattr(source, "generator", None) for source in _sources(batches)]
         self.generators = list({id(g): g for g in generators if g is not None}.values())
-        about = settings | {name: type(part).__name__ for name, part in self.parts.items()}
-        about |= {
-            f"optimizer's {name}": value for name, value in parts["optimizer"].defaults.items()
-        }
-        about |= {
-            f"model's {name}": f"{value.dtype} of shape {tuple(value.shape)}"
-            for name, value in parts["model"].state_dict().items()
-            if isinstance(value, Tensor)
-        }
-        about |= {
-            "processes": _processes()[1],
+        optimizer = parts["optimizer"]
+        about = {
+            **settings,
+            **{name: type(part).__name__ for name, part in self.parts.items()},
+            **{f"optimizer's {name}": value for name, value in optimizer.defaults.items()},
+            "parameters in each group": [len(g["params"]) for g in optimizer.param_groups],
+            **{
+                f"model's {name}": f"{value.dtype} of shape {tuple(value.shape)}"
+                for name, value in parts["model"].state_dict().items()
+                if isinstance(value, Tensor)
+            },
             "batches": f"{type(batches).__name__} of {_length(batches)}",
             "batch_size": getattr(batches, "batch_size", None),
             "examples": [tuple(tensor.shape) for tensor in getattr(batches, "data", ())]
             or _length(getattr(batches, "dataset", None)),
             "generators": len(self.generators),
+            "processes": _processes()[1],
         }
         self.about = {name: str(value) for name, value in about.items()}
 

@@ -968,6 +968,11 @@ def another_rate(run):
     run.optimizer = torch.optim.Adam(run.model.parameters(), lr=0.02)
 
 
+def two_groups(run):
+    groups = [{"params": part.parameters()} for part in (run.model[0], run.model[2])]
+    run.optimizer = torch.optim.Adam(groups, lr=0.01)
+
+
 def more_data(run):
     run.x, run.y = torch.cat([run.x, run.x[:1]]), torch.cat([run.y, run.y[:1]])
 
@@ -983,6 +988,7 @@ def more_data(run):
         (deeper_model, {}, r"model's 3.weight was missing and is now torch.float32 of shape"),
         (another_optimizer, {}, "optimizer was Adam and is now SGD"),
         (another_rate, {}, "optimizer's lr was 0.01 and is now 0.02"),
+        (two_groups, {}, r"parameters in each group was \[4\] and is now \[2, 2\]"),
         (more_data, {}, r"examples was \[\(42, 3\), \(42, 2\)\] and is now \[\(43, 3\), \(43"),
         (None, {"batch_size": 9}, "batch_size was 10 and is now 9"),
         (None, {"batches": [0, 0]}, "batches was Minibatches of 5 and is now list of 2"),
