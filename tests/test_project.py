@@ -105,6 +105,15 @@ def test_make_says_which_chapters_there_are():
     assert f"there is no chapter 99; CHAPTER is one of {numbers}." in wrong.stderr
 
 
+def test_before_a_commit_runs_exactly_what_make_lint_runs():
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    (repository,) = yaml.safe_load(text)["repos"]
+    (hook,) = repository["hooks"]
+    assert repository["repo"] == "local"  # asks no other host
+    assert (hook["entry"], hook["language"]) == ("make lint", "system")
+    assert hook["pass_filenames"] is False
+
+
 def test_the_example_on_the_landing_page_runs():
     (example,) = re.findall(
         r"```python\n(.*?)```", (ROOT / "book" / "index.md").read_text(encoding="utf-8"), re.S
