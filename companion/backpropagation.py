@@ -860,8 +860,8 @@ def draw_graph(
                 0.96,
                 0.7,
                 boxstyle="square,pad=0" if leaf else "round,pad=0,rounding_size=0.12",
-                facecolor="white" if leaf else "0.8" if value is output else "0.93",
-                edgecolor="0.2",
+                facecolor=("black", 0.0 if leaf else 0.2 if value is output else 0.07),
+                edgecolor="black",
                 linestyle="--" if constant else "-",
                 linewidth=1.8 if leaf and not constant else 0.8,
             )

@@ -2,9 +2,13 @@
 chapters draw.
 
 Colours are those of Okabe and Ito, *Color universal design* (2008), which people with any
-common form of colour blindness can tell apart. Lines differ in their dashes too and points in
-their markers, so that a figure printed in grey still reads. Figures keep a white ground of
-their own and are read in a light and in a dark theme alike.
+common form of colour blindness can tell apart, two of them darker. Lines differ in their dashes
+too and points in their markers, so that a figure printed in grey still reads.
+
+The ground of a figure is transparent, and every colour stands out from white and from black. In
+a notebook, what is drawn in :data:`INK` or in black is dark in a light theme and light in a
+dark one, and what is drawn in white has the colour of the page: write on a picture, which does
+not change with the theme, in ``"0.1"`` or ``"0.9"``.
 """
 
 import base64
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COLORS",
     "DASHES",
+    "INK",
     "MARKERS",
     "Player",
     "band",
@@ -41,12 +46,35 @@ __all__ = [
     "set_style",
 ]
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Blue, vermilion, green, purple, orange, sky blue, black."""
+INK = "#757575"
+"""Of text and axes: the grey that is as far from white as from black."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B68920", "#5C95D6", INK)
+"""Blue, vermilion, green, purple, ochre, light blue, grey."""
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (8, 2)))
 """A line style for each colour."""
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 """A marker for each colour."""
+
+# An SVG follows the theme of the page that shows it.
+_THEMES = """
+.companion-figure {color: #4D4D4D; fill: currentColor; --page: #FFFFFF}
+@media (prefers-color-scheme: dark) {.companion-figure {color: #B8B8B8; --page: #121212}}
+"""
+
+
+def _svg(figure: "Figure") -> str:
+    """A figure whose ink and white are those of the theme."""
+    from IPython.core.pylabtools import print_figure
+
+    drawn = print_figure(figure, fmt="svg", metadata={"Date": None})
+    for colour, name in {
+        INK: "currentColor",
+        "#000000": "currentColor",
+        "#ffffff": "var(--page)",
+    }.items():
+        drawn = drawn.replace(colour, name)
+    drawn = drawn.replace("<svg ", '<svg class="companion-figure" ', 1)
+    return drawn.replace('<style type="text/css">', f'<style type="text/css">{_THEMES}', 1)
 
 
 def set_style() -> None:
@@ -57,33 +85,43 @@ def set_style() -> None:
     mpl.rcParams.update(
         {
             "axes.prop_cycle": cycler(color=COLORS, linestyle=DASHES),
+            "axes.edgecolor": INK,
+            "axes.facecolor": "none",
             "axes.grid": True,
             "axes.axisbelow": True,
+            "axes.labelcolor": INK,
             "axes.spines.right": False,
             "axes.spines.top": False,
             "axes.titlesize": 10,
             "axes.labelsize": 10,
             "figure.constrained_layout.use": True,
             "figure.dpi": 100,
-            "figure.facecolor": "white",
+            "figure.facecolor": "none",
             "figure.figsize": (6.4, 3.6),
-            "grid.color": "#E4E4E4",
+            "grid.alpha": 0.25,
+            "grid.color": INK,
             "grid.linewidth": 0.6,
             "image.cmap": "gray",
             "legend.fontsize": 9,
             "legend.frameon": False,
             "lines.linewidth": 1.6,
             "lines.markersize": 4,
-            "savefig.facecolor": "white",
+            "patch.edgecolor": INK,
+            "savefig.facecolor": "none",
             "svg.hashsalt": "companion",
+            "text.color": INK,
+            "xtick.color": INK,
             "xtick.labelsize": 9,
+            "ytick.color": INK,
             "ytick.labelsize": 9,
         }
     )
-    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+    if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()) is not None:
+        from matplotlib.figure import Figure
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        set_matplotlib_formats("svg", metadata={"Date": None})
+        set_matplotlib_formats("svg")
+        shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, _svg)
 
 
 @checked
@@ -270,7 +308,7 @@ def network(
             for end in right:
                 ax.plot(
                     *zip(start, end, strict=True),
-                    color="#9A9A9A",
+                    color="#858585",
                     linewidth=0.7,
                     linestyle="-",
                     zorder=1,
@@ -283,7 +321,7 @@ def network(
             *zip(*column, strict=True),
             s=260,
             color=colour,
-            edgecolor="black",
+            edgecolor=INK,
             linewidth=1.0,
             zorder=2,
         )
@@ -303,7 +341,7 @@ def network(
 
 
 _PLAYER = Template("""<div id="$id" style="max-width: 100%">
-<img alt="$alt" src="$last" style="max-width: 100%">
+<img alt="$alt" src="$last" style="max-width: 100%; background: light-dark(white, black)">
 <div style="display: flex; flex-wrap: wrap; gap: 1em; align-items: center">
 <button type="button" style="width: 5em">Play</button>
 <label style="display: flex; flex: 1; gap: 0.5em">$label
@@ -390,8 +428,7 @@ def player(
         draw(value)
         drawn, small = io.BytesIO(), io.BytesIO()
         figure.savefig(drawn, format="png")
-        # keeps rare colours
-        picture = Image.open(drawn).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE)
+        picture = Image.open(drawn).quantize(32, Image.Quantize.FASTOCTREE)  # keeps the ground
         picture.save(small, format="png", optimize=True)
         frames.append(f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}")
     plt.close(figure)

@@ -4,7 +4,6 @@ import io
 import json
 import re
 
-import matplotlib as mpl
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
@@ -22,7 +21,32 @@ def test_the_style_gives_every_line_its_own_colour_and_dashes(figure):
     lines = [ax.plot([0, 1])[0] for _ in plotting.COLORS]
     assert [line.get_color() for line in lines] == list(plotting.COLORS)
     assert len({str(line._dash_pattern) for line in lines}) == len(plotting.COLORS)
-    assert to_rgb(mpl.rcParams["figure.facecolor"]) == (1, 1, 1)
+
+
+def luminance(colour):
+    """The relative luminance of the Web Content Accessibility Guidelines."""
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in to_rgb(colour)
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(*colours):
+    dark, light = sorted(map(luminance, colours))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_lines_stand_out_from_a_light_and_from_a_dark_page_and_text_more_so():
+    assert contrast("white", "black") == pytest.approx(21)
+    # white, the site's and JupyterLab's dark grounds, and that of a player in a dark theme
+    for ground in ("#FFFFFF", "#121212", "#111111", "#000000"):
+        assert min(contrast(colour, ground) for colour in plotting.COLORS) >= 3
+    assert min(contrast(plotting.INK, "white"), contrast(plotting.INK, "black")) >= 4.5
+    light, white, dark, page = re.findall("#[0-9A-F]{6}", plotting._THEMES)
+    assert white == "#FFFFFF"
+    for ink, ground in ((light, white), (dark, page)):
+        assert contrast(ink, ground) >= 7
 
 
 def test_colours_differ_for_every_common_form_of_colour_blindness():
@@ -51,10 +75,22 @@ def test_in_a_notebook_figures_are_svg(figure):
             for kind, formatter in shell.display_formatter.formatters.items()
             if Figure in formatter
         }
+        ax = figure.add_subplot(title="a title")
+        ax.plot([0, 1], "k", label="black")
+        ax.plot([1, 0], "C0o", markeredgecolor="white")
+        ax.imshow([[0, 1]], cmap="gray")
+        page = shell.display_formatter.formatters["image/svg+xml"](figure)
     finally:
         InteractiveShell.clear_instance()
     assert "image/svg+xml" in drawn
     assert "image/png" not in drawn
+    assert page.count("<svg ") == page.count('<svg class="companion-figure" ') == 1
+    colours = set(
+        re.findall(r"(?:fill|stroke): ?([^;\"]+)", page.replace(plotting._THEMES, ""))
+    )
+    assert colours == {"none", "currentColor", "var(--page)", plotting.COLORS[0].lower()}
+    assert page.count(plotting._THEMES) == 1
+    assert "<dc:date>" not in page
 
 
 def test_a_band_is_the_median_inside_the_quartiles(figure):
@@ -125,6 +161,7 @@ def test_a_network_has_a_circle_for_each_unit_and_a_line_for_each_weight(figure)
 
 
 def test_a_player_holds_a_picture_for_each_value_and_asks_nothing_of_another_host(figure):
+    figure.set_facecolor("none")
     (line,) = figure.add_subplot().plot([0, 1], [0, 0])
     page = plotting.player(
         figure, lambda step: line.set_ydata([0, step]), [0, 3, 7], 'a line & its "end"', "step"
@@ -135,6 +172,8 @@ def test_a_player_holds_a_picture_for_each_value_and_asks_nothing_of_another_hos
     ]
     assert len({picture.tobytes() for picture in pictures}) == 3
     assert {picture.size for picture in pictures} == {(640, 480)}
+    assert {picture.convert("RGBA").getpixel((0, 0))[3] for picture in pictures} == {0}
+    assert "background: light-dark(white, black)" in page
     assert '["0", "3", "7"]' in page
     assert 'max="2" value="2"' in page
     assert f'src="{frames[-1]}"' in page
@@ -155,7 +194,8 @@ def test_the_few_colours_of_a_small_frame_are_still_those_of_the_book(figure):
     assert picture.mode == "P"
     shown = (
         torch.tensor(
-            [colour for _, colour in picture.convert("RGB").getcolors()], dtype=torch.float64
+            [colour for _, colour in picture.convert("RGBA").convert("RGB").getcolors()],
+            dtype=torch.float64,
         )
         / 255
     )

@@ -2,6 +2,7 @@
 left when they ran.
 """
 
+import io
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import nbformat
 import pytest
 import yaml
 from notebooks import launch_links
+from PIL import Image
 from reference import write_pages
 from sphinx.errors import ConfigError
 
@@ -308,6 +310,41 @@ def test_launch_buttons_wait_for_the_address_of_the_repository(site, tmp_path):
     )
     notebook = nbformat.read(output / "_sources" / "book" / "02-layers.ipynb", as_version=4)
     assert "git+https://github.com/someone/book" in notebook.cells[0].source
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_figure_has_the_ground_of_the_page_and_ink_that_stands_out_from_it(
+    browser, address, theme
+):
+    with Visit(browser, address, f"{CHAPTERS[0]}.html", theme) as visit:
+        figure = visit.page.locator("div.cell_output img").first
+        style = "image => [getComputedStyle(image).filter, getComputedStyle(image).background]"
+        filters, ground = figure.evaluate(style)
+        assert filters == "none"
+        assert ground.startswith("rgba(0, 0, 0, 0)")
+        # the darkest or lightest pixel is the ink of the theme
+        picture = Image.open(io.BytesIO(figure.screenshot())).convert("L")
+        assert picture.getextrema()[theme == "dark"] == pytest.approx(
+            {"light": 77, "dark": 184}[theme], abs=8
+        )
+
+
+def test_a_link_to_report_an_error_waits_for_the_address_of_the_repository(site, tmp_path):
+    for page in PAGES:
+        assert "Report an error" not in (site / f"{page}.html").read_text(encoding="utf-8")
+    (tmp_path / "index.rst").write_text("A page\n======\n", encoding="utf-8")
+    configuration = [
+        f"import sys; sys.path[:0] = [{str(ROOT / 'book' / '_ext')!r}]",
+        "extensions = ['sphinx_book_theme', 'errata']",
+        "html_theme = 'sphinx_book_theme'",
+        "html_theme_options = {'repository_url': 'https://github.com/someone/book.git'}",
+    ]
+    (tmp_path / "conf.py").write_text("\n".join(configuration), encoding="utf-8")
+    command = [sys.executable, "-m", "sphinx", "-q", str(tmp_path), str(tmp_path / "html")]
+    subprocess.run(command, check=True)
+    page = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
+    assert 'href="https://github.com/someone/book/issues/new?title=Error+in+index"' in page
+    assert "Report an error" in page
 
 
 @pytest.mark.parametrize(
