@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.measure import Row, forward_backward
-from companion.layers import MLP, Linear, cross_entropy
+from companion.layers import MLP, Linear, binary_cross_entropy_with_logits, cross_entropy
 
 __all__ = ["rows"]
 
@@ -26,6 +26,7 @@ def rows() -> Iterator[Row]:
         yield from _linear(batch, inputs, outputs, aim)
     for batch, classes, aim in [(4096, 100, 1.3), (256, 100, 1.3), (256, 10, 2.0)]:
         yield _cross_entropy(batch, classes, aim)
+    yield _binary_cross_entropy(4096, 10)
     yield _network(128, [784, 256, 10])
 
 
@@ -54,6 +55,20 @@ def _cross_entropy(batch: int, classes: int, aim: float | None) -> Row:
         forward_backward(lambda: cross_entropy(logits, target), (logits,)),
         forward_backward(lambda: F.cross_entropy(logits, target), (logits,)),
         aim,
+    )
+
+
+def _binary_cross_entropy(batch: int, questions: int) -> Row:
+    """No aim: written as it is derived, it takes two logarithms where one would do."""
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(batch, questions, generator=g).requires_grad_()
+    target = torch.randint(2, (batch, questions), generator=g).float()
+    ours, theirs = binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits
+    return Row(
+        f"binary cross-entropy, {questions} questions, batch {batch}, forward and backward",
+        forward_backward(lambda: ours(logits, target), (logits,)),
+        forward_backward(lambda: theirs(logits, target), (logits,)),
+        aim=None,
     )
 
 

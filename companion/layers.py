@@ -19,6 +19,7 @@ __all__ = [
     "MLP",
     "Linear",
     "Sequential",
+    "binary_cross_entropy_with_logits",
     "count_parameters",
     "cross_entropy",
     "kaiming_normal_",
@@ -249,13 +250,71 @@ def mse_loss(
             (:func:`torch.nn.functional.mse_loss` only warns when it stretches (n, 1) against
             (n,) to n × n errors.)
     """
-    if input.shape != target.shape:
-        raise ValueError(
-            f"expected predictions and targets of one shape, got {tuple(input.shape)} and "
-            f"{tuple(target.shape)}: drop a dimension of size one with squeeze(1), or add it "
-            "with unsqueeze(1)"
-        )
+    _check_shapes(input, target)
     return _reduce((input - target).square(), reduction)
+
+
+@accepts(size_average=None, reduce=None)
+@checked
+def binary_cross_entropy_with_logits(
+    input: Float[Tensor, "*shape"],
+    target: Float[Tensor, "*shape"],
+    weight: Float[Tensor, "..."] | None = None,
+    *,
+    reduction: str = "mean",
+    pos_weight: Float[Tensor, "..."] | None = None,
+) -> Float[Tensor, "..."]:
+    r"""Minus the logarithm of the probability that the sigmoid gives to the true answer, the
+    loss of questions with two answers, yes and no.
+
+    For a logit :math:`z` and the target :math:`y`, one for yes and zero for no,
+
+    .. math:: \ell = -y \log \sigma(z) - (1 - y) \log(1 - \sigma(z))
+                  = y \log(1 + e^{-z}) + (1 - y) \log(1 + e^z),
+              \qquad \frac{\partial \ell}{\partial z} = \sigma(z) - y.
+
+    It is :func:`cross_entropy` with the logits :math:`(0, z)`. ``pos_weight`` multiplies the
+    term of yes, ``weight`` the whole; both may be of any shape that broadcasts to that of
+    ``input``. The mean divides by the number of elements, whatever their weights. No
+    exponential overflows, and no digit of a small loss is lost. Source: Cox, *The regression
+    analysis of binary sequences*, Journal of the Royal Statistical Society B 20 (1958).
+
+    Left out: ``size_average`` and ``reduce``, which ``reduction`` replaced.
+
+    Args:
+        input: Logits: log odds of yes.
+        target: One for yes, zero for no, or the probability of yes, as floating-point numbers
+            in the shape of ``input``; they get a gradient too.
+        weight: A factor for each loss.
+        reduction: ``"mean"`` or ``"sum"`` over all elements, or ``"none"``.
+        pos_weight: A factor for the loss where the answer is yes.
+
+    Returns:
+        The mean or the sum, a scalar, or all losses; in nats.
+
+    Raises:
+        ValueError: If the shapes do not fit, or the reduction is unknown.
+    """
+    _check_shapes(input, target)
+    for name, factor in [("weight", weight), ("pos_weight", pos_weight)]:
+        _check_broadcast(name, factor, input)
+    yes, no = target * _Softplus.apply(-input), (1 - target) * _Softplus.apply(input)
+    losses = (yes if pos_weight is None else pos_weight * yes) + no
+    return _reduce(losses if weight is None else weight * losses, reduction)
+
+
+class _Softplus(torch.autograd.Function):
+    """log(1 + eˣ), which is −log σ(−x), and its slope σ(x), at zero too."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))  # no exponential overflows
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * torch.sigmoid(x)
 
 
 @accepts(size_average=None, reduce=None)
@@ -433,6 +492,29 @@ def _split_ignored(target, ignore_index, classes):
             "for each"
         )
     return target, ignored
+
+
+def _check_shapes(input, target):
+    if input.shape != target.shape:
+        raise ValueError(
+            f"expected predictions and targets of one shape, got {tuple(input.shape)} and "
+            f"{tuple(target.shape)}: drop a dimension of size one with squeeze(1), or add it "
+            "with unsqueeze(1)"
+        )
+
+
+def _check_broadcast(name, factor, input):
+    if factor is None:
+        return
+    try:
+        fits = torch.broadcast_shapes(factor.shape, input.shape) == input.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"expected a {name} that broadcasts to the shape of the logits, "
+            f"{tuple(input.shape)}, got {tuple(factor.shape)}"
+        )
 
 
 def _check_classes(input, target, dim):

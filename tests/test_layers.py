@@ -12,6 +12,7 @@ from companion.layers import (
     MLP,
     Linear,
     Sequential,
+    binary_cross_entropy_with_logits,
     count_parameters,
     cross_entropy,
     kaiming_normal_,
@@ -337,21 +338,20 @@ def test_cross_entropy_gives_the_values_and_gradients_of_torch(
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("shape", LOGITS[1:])
+@pytest.mark.parametrize("shape", LOGITS)
 def test_cross_entropy_derivatives_agree_with_central_differences(
     shape, reduction, label_smoothing
 ):
     target = target_for(shape)
-    if target.dim():
+    if target.numel() > 1:
         target.view(-1)[-1] = -100
 
     def loss(x):
         return cross_entropy(x, target, reduction=reduction, label_smoothing=label_smoothing)
 
     x = normal(*shape).requires_grad_()
-    if (target != -100).any():
-        assert gradient_check(loss, x)
-        assert gradgradcheck(loss, x)
+    assert gradient_check(loss, x)
+    assert gradgradcheck(loss, x)
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
@@ -714,6 +714,136 @@ def test_cross_entropy_wants_probabilities_in_the_shape_of_the_logits():
     for shape in [(4, 2), (3, 4), (4, 3, 1), (4,)]:
         with pytest.raises(TypeError, match=r"in the shape of the logits, here \(4, 3\)"):
             cross_entropy(normal(4, 3), positive(*shape))
+
+
+# Questions of yes and no: shapes of the logits, of the weight and of the weight of yes
+
+YES_OR_NO = [
+    ((), None, None),
+    ((1,), None, (1,)),
+    ((5,), (), None),
+    ((4, 3), (3,), None),
+    ((4, 3), (4, 1), (3,)),
+    ((2, 5, 3), (2, 1, 3), (5, 1)),
+    ((0, 3), None, (3,)),
+]
+
+
+def yes_or_no(shape, weight, pos_weight):
+    """Logits, probabilities of yes, and the weights that there are."""
+    leaves = {"input": 3 * normal(*shape), "target": normal(*shape, seed=2).sigmoid()}
+    if weight is not None:
+        leaves["weight"] = positive(*weight, seed=3)
+    if pos_weight is not None:
+        leaves["pos_weight"] = positive(*pos_weight, seed=4)
+    return leaves
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shapes", YES_OR_NO)
+def test_binary_cross_entropy_gives_the_values_and_gradients_of_torch(shapes, reduction):
+    leaves = yes_or_no(*shapes)
+    leaves["reduction"] = reduction
+    logits, target = leaves.pop("input"), leaves.pop("target")
+    ours, theirs = (
+        value_and_gradients(lambda z, y, f=f: f(z, y, **leaves), logits, target)
+        for f in (binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits)
+    )
+    assert_close(ours, theirs, **EXACT, equal_nan=True)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shapes", YES_OR_NO[:-1])
+def test_binary_cross_entropy_derivatives_agree_with_central_differences(shapes, reduction):
+    leaves = yes_or_no(*shapes)
+
+    def loss(*values):
+        arguments = dict(zip(leaves, values, strict=True))
+        return binary_cross_entropy_with_logits(**arguments, reduction=reduction)
+
+    values = [leaf.requires_grad_() for leaf in leaves.values()]
+    assert gradient_check(loss, *values)
+    assert gradgradcheck(loss, values)
+
+
+def test_binary_cross_entropy_is_the_cross_entropy_of_two_classes():
+    z, y = 3 * normal(50), integers(2, 50)
+    ours = value_and_gradient(lambda z: binary_cross_entropy_with_logits(z, y.double()), z)
+    judge = value_and_gradient(
+        lambda z: cross_entropy(torch.stack([torch.zeros_like(z), z], 1), y), z
+    )
+    assert_close(ours, judge, **EXACT)
+
+
+def derivatives(z, y):
+    """The loss and its first two derivatives, one number for each logit."""
+    z = z.requires_grad_()
+    loss = binary_cross_entropy_with_logits(z, y, reduction="none")
+    (slope,) = torch.autograd.grad(loss.sum(), z, create_graph=True)
+    return [x.tolist() for x in (loss, slope, *torch.autograd.grad(slope.sum(), z))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_binary_cross_entropy_survives_huge_logits_and_bends_at_zero(dtype):
+    z = torch.tensor([1000.0, 1000, -1000, -1000, 0, 0], dtype=dtype)
+    y = torch.tensor([1.0, 0, 1, 0, 1, 0], dtype=dtype)
+    log_2 = torch.tensor(2.0, dtype=dtype).log().item()
+    assert derivatives(z, y) == [
+        [0, 1000, 1000, 0, log_2, log_2],
+        [0, 1, -1, 0, -0.5, 0.5],
+        [0, 0, 0, 0, 0.25, 0.25],
+    ]
+
+
+def test_binary_cross_entropy_in_float32_keeps_the_digits_of_a_small_loss():
+    z, y = torch.tensor([20.0, -20, 80, -80]), torch.tensor([1.0, 0, 1, 0])
+    tiny = torch.exp(-z.double().abs()).tolist()  # loss, slope and curvature, but for the sign
+    loss, slope, curvature = derivatives(z, y)
+    for found in (loss, [abs(x) for x in slope], curvature):
+        assert found == pytest.approx(tiny, rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_binary_cross_entropy_in_float32_is_as_precise_as_torch(scale):
+    z, y = (scale * normal(10_000)).float(), integers(2, 10_000).float()
+
+    def derived(f, dtype):
+        x = z.to(dtype).requires_grad_()
+        loss = f(x, y.to(dtype), reduction="none")
+        return loss.detach(), torch.autograd.grad(loss.sum(), x)[0]
+
+    for ours, theirs, truth in zip(
+        derived(binary_cross_entropy_with_logits, torch.float32),
+        derived(F.binary_cross_entropy_with_logits, torch.float32),
+        derived(F.binary_cross_entropy_with_logits, torch.float64),
+        strict=True,
+    ):
+        assert (ours - truth).abs().mean() <= 1.1 * (theirs - truth).abs().mean()
+
+
+def test_binary_cross_entropy_takes_any_memory_order_and_passes_nan_on():
+    z, y = normal(4, 3).T, integers(2, 3, 4).double()
+    ours = value_and_gradient(lambda z: binary_cross_entropy_with_logits(z, y), z)
+    theirs = value_and_gradient(
+        lambda z: F.binary_cross_entropy_with_logits(z, y), z.contiguous()
+    )
+    assert_close(ours, theirs, **EXACT)
+    assert binary_cross_entropy_with_logits(torch.tensor([torch.nan, 0]), torch.ones(2)).isnan()
+
+
+def test_binary_cross_entropy_says_which_shapes_and_types_it_wants(plain_python):
+    loss, z, y = binary_cross_entropy_with_logits, normal(4, 3), normal(4, 3, seed=2).sigmoid()
+    with pytest.raises(ValueError, match=r"of one shape, got \(4, 1\) and \(4,\): drop"):
+        loss(normal(4, 1), y[:, 0])
+    with pytest.raises(TypeError, match=r"got torch\.int64: convert with target\.float\(\)"):
+        loss(z, integers(2, 4, 3))
+    for name in ("weight", "pos_weight"):
+        for shape in [(4,), (2, 4, 3), (5, 1)]:
+            words = rf"expected a {name} that broadcasts .*, \(4, 3\), got \({shape[0]},"
+            with pytest.raises(ValueError, match=words):
+                loss(z, y, **{name: positive(*shape)})
+    with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none'"):
+        loss(z, y, reduction="median")
 
 
 # Initial weights
