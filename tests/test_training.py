@@ -1149,6 +1149,13 @@ def of_what_cannot_be(rank, folder):
     return words
 
 
+def of_random_numbers(rank, folder):
+    run, drawn = without_dropout(wrapped=True), []
+    run.interrupt = lambda steps: drawn.append(torch.rand(()).item())
+    run.train(seed=4)
+    return drawn
+
+
 def of_a_bar(rank, folder):
     import contextlib
     import io
@@ -1167,6 +1174,7 @@ def test_two_processes_train_as_one_with_the_whole_minibatch(tmp_path, processes
         of_a_stop_that_one_process_wants,
         of_what_cannot_be,
         of_a_bar,
+        of_random_numbers,
     )
     one, other = results_of_two(processes, tests, tmp_path)
 
@@ -1211,6 +1219,10 @@ def test_two_processes_train_as_one_with_the_whole_minibatch(tmp_path, processes
         assert "parameters of 2 processes have drifted apart in epoch 1: wrap" in drifted
         assert "2 processes cannot share 9 examples equally: choose a minibatch" in unequal
     assert (one[5], other[5]) == (True, False)
+
+    for drawn, seed in ((one[6], 4), (other[6], 5)):
+        torch.manual_seed(seed)
+        assert drawn == [torch.rand(()).item() for _ in range(20)]
 
 
 def test_one_process_alone_has_all_to_itself():
