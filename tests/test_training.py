@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, TensorDataset
 
 from companion.training import History, Minibatches, accuracy, evaluate, fit, share, train
 
@@ -770,6 +770,11 @@ BATCHES = {
     "list": lambda run: list(zip(run.x.split(10), run.y.split(10), strict=True)),
     "loader": lambda run: shuffling_loader(run, own=False),
     "loader with a generator": lambda run: shuffling_loader(run, own=True),
+    "sampler with a generator": lambda run: DataLoader(
+        TensorDataset(run.x, run.y),
+        batch_size=10,
+        sampler=RandomSampler(run.x, generator=torch.Generator().manual_seed(5)),
+    ),
     "without a length": lambda run: Twice(BATCHES["list"](run)),
 }
 DEVICES = [
