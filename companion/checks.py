@@ -156,11 +156,12 @@ _KINDS = {
     "Int64": ("whole numbers of torch.int64", "long()"),
     "UInt8": ("bytes, torch.uint8", "to(torch.uint8)"),
 }
-_WHOLE = {getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
 # what counts as a number, beside Python's own: numpy's, and those of torch.compile
 _WHOLE_NUMBERS = (int, np.integer, torch.SymInt)
 _NUMBERS = (*_WHOLE_NUMBERS, float, np.floating, torch.SymFloat)
 _TRUTHS = (bool, int, np.bool_, torch.SymBool)
+# of a value of just this type it is known without a closer look that it fits
+_FITTING = {int: int, float: int, Unbounded: int, bool: bool, str: str, NoneType: NoneType}
 _WORDS = {
     bool: "True or False",
     int: "a whole number",
@@ -178,32 +179,36 @@ def _check(wanted):
     unless the annotation ``wanted`` allows that value.
     """
     options = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
+    if Any in options or Parameter.empty in options:
+        return lambda name, value, sizes: None
     if torch.device in options:  # it may be a string, but not just any
         options = (torch.device, NoneType)
-    tensors = [(o.dtype.__name__, _check_tensor(o)) for o in options if _is_shaped(o)]
+    tensors = [option for option in options if _is_shaped(option)]
     others = [option for option in options if not _is_shaped(option)]
+    fitting = {_FITTING[option] for option in others if option in _FITTING}
 
     def check(name, value, sizes):
-        if tensors and isinstance(value, Tensor):
-            others_of_its_kind = (one for kind, one in tensors[1:] if _holds(value, kind))
-            next(others_of_its_kind, tensors[0][1])(name, value, sizes)
-        elif not any(_fits(value, option) for option in others):
-            a_number = isinstance(value, float) and {float, Unbounded} & {*options}
-            kind = ValueError if a_number else TypeError
-            advice = ""
-            if tensors and isinstance(value, Sequence | np.ndarray):
-                advice = f": make it one with torch.as_tensor({name})"
-            elif isinstance(value, Tensor) and value.numel() == 1:
-                advice = f": a tensor of one number becomes that number by {name}.item()"
-            words = " or ".join(dict.fromkeys(map(_words, options)))
-            raise kind(f"{name} must be {words}, got {_shown(value)}{advice}")
+        if type(value) in fitting or any(_fits(value, option) for option in others):
+            return
+        a_number = isinstance(value, float) and {float, Unbounded} & {*options}
+        kind = ValueError if a_number else TypeError
+        advice = ""
+        if tensors and isinstance(value, Sequence | np.ndarray):
+            advice = f": make it one with torch.as_tensor({name})"
+        elif isinstance(value, Tensor) and value.numel() == 1:
+            advice = f": a tensor of one number becomes that number by {name}.item()"
+        words = " or ".join(dict.fromkeys(map(_words, options)))
+        raise kind(f"{name} must be {words}, got {_shown(value)}{advice}")
 
-    return check
+    return _check_tensor(tensors, check) if tensors else check
 
 
-def _check_tensor(wanted):
-    """The same for one of jaxtyping's annotations and a value that is a tensor."""
-    kind, dims = wanted.dtype.__name__, wanted.dim_str.split()
+def _check_tensor(options, otherwise):
+    """The same for annotations of jaxtyping that differ in the kind of number alone, with
+    ``otherwise`` for a value that is no tensor.
+    """
+    kind, dims = options[0].dtype.__name__, options[0].dim_str.split()
+    dtypes = set().union(*map(_dtypes, options))
     any_number = [place for place, dim in enumerate(dims) if dim[0] in "*."]
     least = len(dims) - len(any_number)
     # where each size stands: after the dimensions of any number, counted from the end
@@ -212,29 +217,33 @@ def _check_tensor(wanted):
         for place, dim in enumerate(dims)
         if dim.isidentifier() or dim.isdigit()
     ]
-    shape = f"({', '.join(dims)}{',' * (len(dims) == 1)})"
+    fixed = {dim: (int(dim), "the signature") for dim in dims if dim.isdigit()}
+    wanted = f"({', '.join(dims)}{',' * (len(dims) == 1)})"
 
     def check(name, value, sizes):
-        if not _holds(value, kind):
+        if not isinstance(value, Tensor):
+            return otherwise(name, value, sizes)
+        if value.dtype not in dtypes:
             words, conversion = _KINDS.get(kind, (kind.lower(), f"to(torch.{kind.lower()})"))
             raise TypeError(
                 f"{name} must hold {words}, got {value.dtype}: convert with {name}.{conversion}"
             )
-        if value.dim() < least or (value.dim() > least and not any_number):
-            advice = "add one by unsqueeze" if value.dim() < least else "drop one by squeeze"
+        if (dim := value.dim()) != least and (dim < least or not any_number):
+            advice = "add one by unsqueeze" if dim < least else "drop one by squeeze"
             raise ValueError(
-                f"{name} must have the dimensions {shape}, got shape {tuple(value.shape)}: "
+                f"{name} must have the dimensions {wanted}, got shape {tuple(value.shape)}: "
                 f"{advice}, or flatten some"
             )
+        shape = value.shape if places else ()
         for place, dim in places:
-            size = value.shape[place]
-            first, other = (int(dim), None) if dim.isdigit() else sizes.get(dim, (size, name))
-            if size != first:
+            known = fixed.get(dim) or sizes.get(dim)
+            if known is None:
+                sizes[dim] = shape[place], name
+            elif shape[place] != known[0]:
                 raise ValueError(
-                    f"{name} must have the dimensions {shape}, with {dim} {first}"
-                    f"{f' as in {other}' if other else ''}, got shape {tuple(value.shape)}"
+                    f"{name} must have the dimensions {wanted}, with {dim} {known[0]} as in "
+                    f"{known[1]}, got shape {tuple(shape)}"
                 )
-            sizes[dim] = first, other
 
     return check
 
@@ -243,18 +252,25 @@ def _is_shaped(wanted):
     return isinstance(wanted, type) and issubclass(wanted, AbstractArray)
 
 
-def _holds(tensor, kind):
-    """Whether a tensor holds numbers of the kind that jaxtyping calls so."""
-    if kind == "Float":
-        return tensor.is_floating_point()
-    if kind == "Int":
-        return tensor.dtype in _WHOLE
-    return kind == "Shaped" or tensor.dtype == getattr(torch, kind.lower())
+def _dtypes(wanted):
+    """The types of number that an annotation of jaxtyping allows."""
+    every = {value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+    tests = {
+        "Shaped": lambda dtype: True,
+        "Float": lambda dtype: dtype.is_floating_point,
+        "Int": lambda dtype: (
+            not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+        ),
+    }
+    kind = wanted.dtype.__name__
+    return set(
+        filter(tests.get(kind, lambda dtype: f"torch.{kind.lower()}" == str(dtype)), every)
+    )
 
 
 def _fits(value, wanted):
     """Whether a value is what an annotation names. What is not known here always fits."""
-    if wanted in (Any, Parameter.empty):
+    if wanted is Any:
         return True
     if isinstance(wanted, str):  # of a library that is imported only where it is needed
         names = [cls.__name__.removesuffix("Type") for cls in type(value).__mro__[:-1]]

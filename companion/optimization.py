@@ -587,6 +587,8 @@ class CosineWithWarmup(LRScheduler):
                 f"wanted 0 <= num_warmup_steps < num_training_steps, got {num_warmup_steps} "
                 f"and {num_training_steps}: the warm-up is a part of the training steps"
             )
+        if eta_min < 0:
+            raise ValueError(f"eta_min must not be negative, got {eta_min}: it is a rate")
         self.num_warmup_steps, self.num_training_steps, self.eta_min = (
             num_warmup_steps,
             num_training_steps,
@@ -683,6 +685,16 @@ class OneCycleLR(LRScheduler):
             raise ValueError(
                 f"got {len(peaks)} max_lr for {len(optimizer.param_groups)} parameter groups: "
                 "one for each"
+            )
+        if min(peaks) < 0 or min(div_factor, final_div_factor) <= 0:
+            raise ValueError(
+                "wanted max_lr of at least 0, and div_factor and final_div_factor above 0, got "
+                f"{max_lr}, {div_factor} and {final_div_factor}"
+            )
+        if not 0 <= min(base_momentum, max_momentum) <= max(base_momentum, max_momentum) < 1:
+            raise ValueError(
+                f"base_momentum and max_momentum must lie in [0, 1), got {base_momentum} and "
+                f"{max_momentum}: they are shares of the past that are kept"
             )
         if cycle_momentum and not {"momentum", "betas"} & set(optimizer.defaults):
             raise ValueError(
