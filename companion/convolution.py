@@ -288,6 +288,7 @@ class DepthwiseConvolution(torch.autograd.Function):
     """
 
     @staticmethod
+    @checked
     def forward(
         ctx: Any,
         x: Float[Tensor, "batch channels height width"],
@@ -298,6 +299,7 @@ class DepthwiseConvolution(torch.autograd.Function):
         dilation: tuple[int, int],
     ) -> Float[Tensor, "batch channels out_height out_width"]:
         """Weight times pixels, added up over the positions in the kernel, plus bias."""
+        check_alike("the kernel", x, weight, bias)
         image = _rows_outermost(x, edges)
         height, channels, width, batch = image.shape
         options = (height, width), weight.shape[2:], stride, (0, 0), dilation

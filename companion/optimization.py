@@ -23,7 +23,7 @@ Statistics* 22 (1951); further papers are named where they are used.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,10 @@ class Descent(torch.optim.Optimizer):
     Raises:
         ValueError: If an option of a group is outside its range.
     """
+
+    @checked
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        super().__init__(_listed(params), defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own; options that are not given take the
@@ -749,6 +753,27 @@ class OneCycleLR(LRScheduler):
 def _cosine(start: float | Tensor, end: float | Tensor, progress: float) -> float | Tensor:
     """From ``start`` to ``end`` on half a cosine as ``progress`` goes from 0 to 1."""
     return end + (start - end) / 2 * (1 + math.cos(math.pi * progress))
+
+
+def _listed(params: ParamsT) -> list[Any]:
+    """What is to be optimised, if it can be."""
+    if isinstance(params, Tensor | str) or not isinstance(params, Iterable):
+        raise TypeError(f"params must be tensors, as model.parameters(), got {params!r}")
+    params = list(params)
+    if not params:
+        raise ValueError("params is empty, there is nothing to optimise: has the model any?")
+    for p in params:
+        if not isinstance(p, Tensor | dict | tuple):
+            raise TypeError(
+                f"params must hold tensors, got a {type(p).__name__}: make it one with "
+                "torch.nn.Parameter"
+            )
+        if isinstance(p, Tensor) and not p.is_leaf:
+            raise ValueError(
+                f"params has a tensor of shape {tuple(p.shape)} that was computed from others: "
+                "optimise those, or its detach().requires_grad_()"
+            )
+    return params
 
 
 def _average(state: dict[str, Any], name: str, p: Tensor) -> Tensor:

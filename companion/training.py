@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from companion.checks import Unbounded
+from companion.checks import Unbounded, checked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,6 +90,7 @@ class History:
         return ax
 
 
+@checked
 def accuracy(
     prediction: Float[Tensor, "batch classes *rest"], target: Int[Tensor, "batch *rest"]
 ) -> float:
@@ -109,7 +110,7 @@ def accuracy(
         ValueError: If the targets are not one class for each example.
     """
     said = prediction.argmax(dim=1)
-    if target.shape != said.shape or target.is_floating_point():
+    if target.shape != said.shape:
         raise ValueError(
             "accuracy needs the number of a class for each example, got targets of shape "
             f"{tuple(target.shape)}, {target.dtype}, for predictions of shape "
@@ -135,10 +136,11 @@ class Minibatches:
             below one.
     """
 
+    @checked
     def __init__(
         self, data: tuple[Tensor, ...], batch_size: int, generator: torch.Generator
     ) -> None:
-        if not all(isinstance(tensor, Tensor) for tensor in data):
+        if not all(isinstance(tensor, Tensor) and tensor.dim() for tensor in data):
             raise TypeError(
                 "wanted a tuple of tensors, got one of "
                 f"{', '.join(type(thing).__name__ for thing in data)}: convert them with "
@@ -164,6 +166,7 @@ class Minibatches:
             yield tuple(tensor[batch] for tensor in self.data)
 
 
+@checked
 def share(examples: Tensor) -> Tensor:
     """What this process works on, where several train together: an equal part of the entries of
     the first dimension. Where it is alone, all of them.
@@ -185,6 +188,7 @@ def share(examples: Tensor) -> Tensor:
     return examples.chunk(ranks)[rank]
 
 
+@checked
 def train(
     step: Callable[[Any], Tensor],
     optimizer: torch.optim.Optimizer,
@@ -343,6 +347,7 @@ def train(
 _train = train  # fit has an argument of that name
 
 
+@checked
 def fit(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -428,6 +433,7 @@ def fit(
     )
 
 
+@checked
 def evaluate(
     model: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],
@@ -477,6 +483,7 @@ def evaluate(
 
 
 @contextmanager
+@checked
 def modes_kept(model: nn.Module) -> Iterator[None]:
     """Put every module back into the mode that it has now, training or evaluation, whatever
     happens meanwhile.
@@ -502,6 +509,11 @@ def _follow(model, data, name):
             "other minibatches write a step for training.train"
         )
     x, y = data
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or 0 in (x.dim(), y.dim()):
+        raise TypeError(
+            f"{name} must be two tensors with examples along their first dimension, got "
+            f"{type(x).__name__} and {type(y).__name__}: convert with torch.as_tensor"
+        )
     if len(x) != len(y):
         raise ValueError(
             f"{name} has {len(x)} inputs but {len(y)} targets: there must be one target for "

@@ -1131,3 +1131,26 @@ def test_pullbacks_that_return_shifted_views_do_not_share_memory():
 def test_a_gradient_that_is_no_tensor_is_refused(plain_python):
     with pytest.raises(TypeError, match=r"gradient must be a tensor or None, got 1.0"):
         Variable(torch.ones(3), requires_grad=True).backward(1.0)
+
+
+def test_gradient_check_weighs_the_entries_of_an_output_differently():
+    # softmax adds up to one: under equal weights any gradient at all of its sum would be zero
+    def softmax(x, wrong=0.0):
+        y = x.data.softmax(0)
+        return record("softmax", y, (x, lambda g: (1 + wrong) * y * (g - (g * y).sum())))
+
+    x = Variable(random(4))
+    assert gradient_check(softmax, x)
+    with pytest.raises(AssertionError, match="4 of 4 entries disagree"):
+        gradient_check(lambda x: softmax(x, wrong=0.5), x)
+
+
+def test_no_arrows_cross_where_they_need_not(figure):
+    a, b, c, d = (parameter(float(n + 1)) for n in range(4))
+    u, v, w = a.exp(), b.exp(), c.exp()
+    for output in ((a * b + 1) * (c * d + 2) + (a * b).exp(), w * u + v * u):
+        ends = [line_of(arrow)[[0, -1]] for arrow in arrows_of(draw_graph(output))]
+        for n, ((x0, y0), (x1, y1)) in enumerate(ends):
+            for (other_x0, other_y0), (other_x1, other_y1) in ends[:n]:
+                if (y0, y1) == pytest.approx((other_y0, other_y1)):
+                    assert (x0 - other_x0) * (x1 - other_x1) >= 0

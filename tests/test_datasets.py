@@ -927,3 +927,17 @@ def test_importing_the_module_imports_nothing_heavy():
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     )
     assert {"sklearn", "pooch", "requests", "PIL", "matplotlib"}.isdisjoint(loaded)
+
+
+def test_a_download_waits_twenty_seconds_for_an_answer_unless_told_otherwise(monkeypatch):
+    waited = []
+
+    def get(url, *, timeout, **_):
+        waited.append(timeout)
+        raise requests.ConnectionError("no network here")
+
+    monkeypatch.setattr(requests, "get", get)
+    for options in ({}, {"timeout": 3.0}):
+        with pytest.raises(ConnectionError, match="no network here"):
+            download("file", ["http://127.0.0.1/file"], SHA256, **options)
+    assert waited == [20.0, 3.0]

@@ -221,6 +221,15 @@ def test_truncated_backpropagation_is_what_it_says_token_by_token(text, carry, m
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_the_state_is_carried_from_chunk_to_chunk_unless_told_otherwise(text):
+    def losses(**options):
+        model = small_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        return fit_truncated(model, optimizer, text, batch_size=4, time=7, **options).loss
+
+    assert losses() == losses(carry=True) != losses(carry=False)
+
+
 def test_it_learns_what_there_is_to_know_and_carrying_the_state_helps_short_chunks():
     text = text_of(4000)
 

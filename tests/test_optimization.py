@@ -733,7 +733,9 @@ def test_refuses_the_bad_option_of_a_group_and_stays_as_it_was():
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_refuses_a_tensor_in_place_of_a_list_of_tensors(optimizer):
-    with pytest.raises(TypeError, match="should be an iterable of Tensors or dicts"):
+    with pytest.raises(
+        TypeError, match=r"params must be tensors, as model\.parameters\(\), got tensor"
+    ):
         optimizer(torch.ones(3))
 
 

@@ -217,3 +217,72 @@ def test_players_of_different_frames_do_not_meddle_with_each_other(figure):
 def test_a_player_without_frames_says_what_it_lacks(figure):
     with pytest.raises(ValueError, match="at least one value: one for each frame"):
         plotting.player(figure, print, [], "nothing")
+
+
+def test_decision_regions_stand_behind_points_that_keep_their_places_and_colours(figure):
+    x = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.8, -0.5]])
+    ax = plotting.decision_regions(
+        lambda p: torch.stack([-p[:, 0], p[:, 0], p[:, 0] - 9], dim=1),
+        x,
+        torch.tensor([0, 1, 2]),
+    )
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$x_1$", "$x_2$")
+    assert ax.images[0].get_extent() == pytest.approx((-1.3, 1.3, -0.8, 0.8))
+    assert ax.images[0].get_alpha() == 0.25
+    assert ax.images[0].get_clim() == (0, 2)
+    assert ax.images[0].get_interpolation() == "nearest"
+    assert ax.get_aspect() == "auto"
+    assert not any(line.get_visible() for line in ax.get_xgridlines())
+    shown = ax.images[0].cmap([0, 1, 2]).tolist()
+    for label, points in enumerate(ax.collections):
+        assert points.get_offsets().tolist() == [pytest.approx(x[label].tolist())]
+        colour = to_rgb(plotting.COLORS[label])
+        assert tuple(points.get_facecolor()[0][:3]) == pytest.approx(colour)
+        assert shown[label][:3] == pytest.approx(list(colour))
+        assert points.get_sizes().tolist() == [12]
+    markers = {points.get_paths()[0].vertices.tobytes() for points in ax.collections}
+    assert len(markers) == 3
+
+
+def test_a_band_is_pale_and_of_its_line_s_colour(figure):
+    ax = figure.add_subplot()
+    plotting.band(ax, [1, 3], torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
+    (band,), (line,) = ax.collections, ax.lines
+    assert tuple(band.get_facecolor()[0]) == pytest.approx((*to_rgb(line.get_color()), 0.2))
+    assert line.get_xdata().tolist() == [1, 3]
+    assert sorted(set(band.get_paths()[0].vertices[:, 0])) == [1, 3]
+    assert band.get_linewidth().tolist() == [0]
+
+
+def test_images_are_shown_in_full_range_without_axes_eight_in_a_row(figure):
+    shown = plotting.image_grid(torch.full((9, 1, 4, 6), 0.5), titles=list("abcdefghi"))
+    assert len(shown.axes) == 16
+    assert shown.get_size_inches().tolist() == pytest.approx([8 * 0.95, 2 * 1.2])
+    assert shown.axes[0].images[0].get_clim() == (0, 1)
+    assert not any(ax.axison for ax in shown.axes)
+    assert {ax.title.get_fontsize() for ax in shown.axes[:9]} == {7}
+    bare = plotting.image_grid(torch.rand(2, 1, 4, 6), columns=2)
+    assert bare.get_size_inches().tolist() == pytest.approx([2 * 0.95, 1.0])
+
+
+def test_a_network_s_columns_are_centred_coloured_by_their_part_and_labelled_below(figure):
+    ax = plotting.network([2, 4, 3], labels=["input", "hidden", "output"])
+    places = [column.get_offsets().tolist() for column in ax.collections]
+    assert places[0] == [[0, 0.5], [0, -0.5]]
+    assert places[1] == [[1, 1.5], [1, 0.5], [1, -0.5], [1, -1.5]]
+    assert places[2] == [[2, 1], [2, 0], [2, -1]]
+    colours = [tuple(column.get_facecolor()[0][:3]) for column in ax.collections]
+    wanted = [plotting.COLORS[0], "white", plotting.COLORS[1]]
+    assert colours == [pytest.approx(to_rgb(colour)) for colour in wanted]
+    for layer, text in enumerate(ax.texts):
+        assert text.get_position() == (layer, pytest.approx(-2.4))  # below the lowest unit
+        assert (text.get_ha(), text.get_va()) == ("center", "top")
+    ends = {(*map(tuple, line.get_xydata().tolist()),) for line in ax.lines}
+    left = {(tuple(a), tuple(b)) for n in (0, 1) for a in places[n] for b in places[n + 1]}
+    assert ends == left
+    assert all(line.get_zorder() < ax.collections[0].get_zorder() for line in ax.lines)
+    assert ax.get_xlim() == (-0.5, 2.5)
+    assert ax.get_ylim() == pytest.approx((-3.2, 2.1))
+    assert not ax.axison
+    bare = plotting.network([1, 3], ax=plt.figure().add_subplot())
+    assert bare.get_ylim() == pytest.approx((-1.6, 1.6))

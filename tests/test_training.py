@@ -265,9 +265,10 @@ def test_accuracy_counts_the_right_answers():
 
 @pytest.mark.parametrize("target", [torch.zeros(4, 1, dtype=torch.int64), torch.zeros(4)])
 def test_accuracy_refuses_targets_that_are_not_one_class_for_each_example(target, plain_python):
-    with pytest.raises(
-        ValueError, match=r"the number of a class for each example, got targets of shape \(4"
-    ):
+    words = (
+        r"a class for each example, got targets of shape \(4|whole numbers, got torch.float32"
+    )
+    with pytest.raises((TypeError, ValueError), match=words):
         accuracy(torch.rand(4, 3), target)
 
 
@@ -620,12 +621,12 @@ def test_a_parameter_that_is_not_finite_at_the_end_of_an_epoch_stops_training_to
             ValueError,
             "max_norm must be above 0, got 0.0: None clips nothing",
         ),
-        ({"max_norm": math.nan}, ValueError, "max_norm must be above 0, got nan"),
+        ({"max_norm": math.nan}, ValueError, "max_norm must be a number or None, got nan"),
         ({"batches": torch.ones(3)}, TypeError, r"got a tensor: write \(x,\) to have it cut"),
         (
             {"batches": (torch.ones(3), [1, 2, 3])},
             TypeError,
-            "a tuple of tensors, got one of Tensor, list: convert them",
+            "data must be a sequence, each entry a Tensor, got",
         ),
         (
             {"batches": (torch.ones(3), torch.ones(2))},
