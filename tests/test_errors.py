@@ -797,6 +797,14 @@ TABLE = {
             place=1,
         ),
     ],
+    "layers.binary_cross_entropy_with_logits": lambda: [
+        call(
+            layers.binary_cross_entropy_with_logits,
+            "input:dtype target:dtype",
+            input=X,
+            target=X,
+        )
+    ],
     "layers.count_parameters": lambda: [
         call(layers.count_parameters, module=layers.Linear(3, 4), trainable_only=True)
     ],

@@ -220,6 +220,7 @@ def test_a_player_without_frames_says_what_it_lacks(figure):
 
 
 def test_decision_regions_stand_behind_points_that_keep_their_places_and_colours(figure):
+    plotting.set_style()
     x = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.8, -0.5]])
     ax = plotting.decision_regions(
         lambda p: torch.stack([-p[:, 0], p[:, 0], p[:, 0] - 9], dim=1),
