@@ -26,7 +26,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 lab: $(READY)
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. book/index.md
+	$(BIN)/jupyter-book build . -W -n --keep-going -q --path-output _build/lab --builder custom --custom-builder notebooks
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks/index.ipynb
 
 ifdef CHAPTER
 PAGE := $(wildcard book/$(CHAPTER)-*.md)

@@ -14,10 +14,11 @@ from contextlib import suppress
 import nbformat
 import psutil
 import pytest
-from execution import KERNEL_ENVIRONMENT, read_chapter, store
 from nbformat.v4 import new_code_cell, new_notebook
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError, find_metadata_tags
+
+from execution import KERNEL_ENVIRONMENT, read_chapter, store
 
 CHECKED, RAISES = "nbval-check-output", "raises-exception"
 TAGS = {

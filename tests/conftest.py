@@ -1,3 +1,6 @@
+import shutil
+from pathlib import Path
+
 import jaxtyping
 import matplotlib
 import pytest
@@ -21,3 +24,21 @@ def figure():
     with matplotlib.rc_context():
         yield plt.figure()
         plt.close("all")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    installed = next(filter(None, map(shutil.which, names)), None)
+    with playwright.sync_playwright() as driver:
+        if installed is None and not Path(driver.chromium.executable_path).exists():
+            pytest.skip(
+                "no Chromium: install Debian's package chromium, or run `playwright install "
+                "chromium`"
+            )
+        chromium = driver.chromium.launch(
+            executable_path=installed, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield chromium
+        chromium.close()

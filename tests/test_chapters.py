@@ -8,14 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lint
 import nbformat
 import pytest
-from execution import cache_folder, read_chapter
 from jupyter_cache import get_cache
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 from myst_nb.core.read import read_myst_markdown_notebook
+
+import lint
+from execution import cache_folder, read_chapter
 
 ROOT = Path(__file__).parent.parent
 HEADER = (ROOT / "book" / "02-layers.md").read_text(encoding="utf-8").split("\n---\n")[

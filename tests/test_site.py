@@ -17,12 +17,12 @@ from urllib.parse import unquote, urldefrag, urljoin
 import nbformat
 import pytest
 import yaml
-from notebooks import launch_links
 from PIL import Image
-from reference import write_pages
 from sphinx.errors import ConfigError
 
 import companion
+from notebooks import launch_links
+from reference import write_pages
 
 ROOT = Path(__file__).parent.parent
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -75,24 +75,6 @@ def address(site):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    installed = next(filter(None, map(shutil.which, names)), None)
-    with playwright.sync_playwright() as driver:
-        if installed is None and not Path(driver.chromium.executable_path).exists():
-            pytest.skip(
-                "no Chromium: install Debian's package chromium, or run `playwright install "
-                "chromium`"
-            )
-        chromium = driver.chromium.launch(
-            executable_path=installed, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
 
 
 class Visit:

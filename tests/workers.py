@@ -12,13 +12,14 @@ from itertools import islice, takewhile
 from pathlib import Path
 
 import pytest
-from execution import is_kept
 from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
+from execution import is_kept
 from tests.chapters import CPU, ChapterCell
 
 SITE = "tests/test_site.py"
+TOGETHER = (SITE, "tests/test_notebooks.py")  # what is built once serves all tests of the file
 LAST_TIME = "chapters/seconds"  # in pytest's cache
 
 
@@ -49,7 +50,7 @@ def last_time(config):
 
 
 class Scheduler(LoadScopeScheduling):
-    """Hands out a chapter, the tests of the site, or any other single test at a time."""
+    """Hands out a chapter, all tests of a built book, or any other single test at a time."""
 
     def __init__(self, config, log):
         super().__init__(config, log)
@@ -57,7 +58,7 @@ class Scheduler(LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         file = file_of(nodeid)
-        return file if is_chapter(file) or file == SITE else nodeid
+        return file if is_chapter(file) or file in TOGETHER else nodeid
 
     def _assign_work_unit(self, node):
         # xdist sorts by size: chapters and the site stand before the thousands of single tests

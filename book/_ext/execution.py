@@ -48,9 +48,12 @@ def store(root: Path, path: Path, notebook: NotebookNode) -> None:
     folder = cache_folder(root)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # chapters are run by several processes
-        get_cache(folder).cache_notebook_bundle(
-            CacheBundleIn(notebook, str(path)), overwrite=True
-        )
+        keep(folder, path, notebook)
+
+
+def keep(folder: Path, path: Path, notebook: NotebookNode) -> None:
+    """Keep a chapter's outputs in a cache; all its cells are numbered as if they had run."""
+    get_cache(folder).cache_notebook_bundle(CacheBundleIn(notebook, str(path)), overwrite=True)
 
 
 def is_kept(root: Path, path: Path) -> bool:

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import nbformat
-from execution import read_chapter
 from ruff import find_ruff_bin
+
+from execution import read_chapter
 
 
 def check(path: Path) -> int:
