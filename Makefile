@@ -1,6 +1,6 @@
 # What each target does is in README.md. Each sets itself up; nothing has to be installed by hand.
 .DEFAULT_GOAL := help
-.PHONY: help lab test site bench lint clean
+.PHONY: help lab edit test site bench lint clean
 
 PYTHON ?= python3
 BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
@@ -12,6 +12,7 @@ export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter
 
 help:
 	@echo "make lab     read and run the chapters in JupyterLab"
+	@echo "make edit    write chapters: open book/ in JupyterLab"
 	@echo "make test    run the unit tests and every chapter; CHAPTER=06 runs one, and its module's tests"
 	@echo "make site    build the static site in _build/html/"
 	@echo "make bench   measure the companion beside the libraries that it mirrors"
@@ -28,6 +29,10 @@ $(READY): pyproject.toml constraints.txt
 lab: $(READY)
 	$(BIN)/jupyter-book build . -W -n --keep-going -q --path-output _build/lab --builder custom --custom-builder notebooks
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. notebooks/index.ipynb
+
+edit: export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter/authors
+edit: $(READY)
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. book/index.md
 
 ifdef CHAPTER
 PAGE := $(wildcard book/$(CHAPTER)-*.md)

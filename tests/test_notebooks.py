@@ -500,7 +500,8 @@ def test_a_solution_opens_with_one_click_and_a_link_leads_to_its_figure(opened):
     solution = page.locator(".jp-MarkdownCell:has(h4:has-text('Solution to'))").first
     answer = solution.locator("xpath=following-sibling::*[1]")
     assert not answer.is_visible()
-    solution.locator(".jp-showHiddenCellsButton, .jp-collapseHeadingButton").first.click()
+    assert page.locator(".jp-MarkdownOutput h2:has-text('Further reading')").is_visible()
+    solution.locator(".jp-showHiddenCellsButton").click()
     answer.wait_for(state="visible")
     last = page.locator(".jp-MarkdownOutput a[href='#fig-conv-shift']").last
     last.scroll_into_view_if_needed()

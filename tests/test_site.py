@@ -291,7 +291,8 @@ def test_launch_buttons_wait_for_the_address_of_the_repository(site, tmp_path):
         ).values()
     )
     notebook = nbformat.read(output / "_sources" / "book" / "02-layers.ipynb", as_version=4)
-    assert "git+https://github.com/someone/book" in notebook.cells[0].source
+    assert "the next cell installs it" in notebook.cells[0].source
+    assert "git+https://github.com/someone/book" in notebook.cells[1].source
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -334,7 +335,7 @@ def test_a_link_to_report_an_error_waits_for_the_address_of_the_repository(site,
 )
 def test_launch_links_name_the_chapter_in_the_repository(url):
     assert launch_links(url, "main", "book/06-convolution") == {
-        "Binder": "https://mybinder.org/v2/gh/a/b/main?urlpath=lab%2Ftree%2Fbook%2F06-convolution.md",
+        "Binder": "https://mybinder.org/v2/gh/a/b/main?urlpath=lab%2Ftree%2Fnotebooks%2F06-convolution.ipynb",
         "Colab": "https://colab.research.google.com/github/a/b/blob/gh-pages/_sources/book/06-convolution.ipynb",
     }
 
