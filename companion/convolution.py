@@ -10,7 +10,8 @@ whose columns are patches of the image (*im2col*). Written out, that matrix is a
 larger than the image as the kernel has elements. Here the image is stored with its rows
 outermost and the batch innermost, (height, channels, width, batch), and only the ``kernel
 width`` neighbours along a row are copied. The patch of ``kernel height`` rows that one row of
-the output needs is then a stretch of memory without a gap: it is looked at, not copied. The
+the output needs is then a stretch of memory without a gap: it is looked at, not copied. Only a
+depthwise convolution, which sums over no channels, is a loop over the kernel instead. The
 output keeps that order in memory: ``flatten`` and ``reshape`` work on it as on any tensor,
 ``view`` may ask for one of them.
 
@@ -285,6 +286,9 @@ class DepthwiseConvolution(torch.autograd.Function):
 
     Nothing is summed over channels, so there is no matrix product: one position in the kernel
     after the other meets all the pixels that it lies on.
+
+    Reference: Chollet, *Xception: deep learning with depthwise separable convolutions*, CVPR
+    (2017).
     """
 
     @staticmethod
@@ -406,8 +410,9 @@ def max_pool2d(
     one (row by row) if several were. NaN is passed on. The padding is :math:`-\infty`, which is
     never the largest.
 
-    Reference: Ranzato, Huang, Boureau and LeCun, *Unsupervised learning of invariant feature
-    hierarchies with applications to object recognition*, CVPR (2007).
+    References: Yamaguchi, Sakamoto, Akabane and Fujimoto, *A neural network for
+    speaker-independent isolated word recognition*, ICSLP (1990); Weng, Ahuja and Huang,
+    *Cresceptron: a self-organizing neural network which grows adaptively*, IJCNN (1992).
 
     Left out: ``return_indices``.
 

@@ -1,6 +1,9 @@
 import copy
+import json
 import math
+import runpy
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +28,7 @@ from companion.convolution import (
     output_size,
     receptive_field,
 )
+from companion.datasets import Examples, Splits, fashion_mnist
 from companion.layers import count_parameters
 
 INF, NAN = math.inf, math.nan
@@ -511,6 +515,76 @@ def test_lenet_has_the_sizes_of_its_table():
     ]
     assert model.features(normal(3, 1, 28, 28).float()).shape == (3, 16, 5, 5)
     assert LeNet(classes=3)(normal(2, 1, 28, 28).float()).shape == (2, 3)
+
+
+# --- what was trained beforehand --------------------------------------------------------------
+
+DATA = Path(convolution.__file__).parent / "data"
+
+
+@pytest.fixture
+def script():
+    return runpy.run_path(str(DATA / "write_convolution_trials.py"))
+
+
+def test_the_script_of_the_trials_writes_what_is_stored_but_for_the_settings(script, tmp_path):
+    stored = json.loads((DATA / "convolution_trials.json").read_text(encoding="utf-8"))
+    assert stored["settings"] == script["SETTINGS"]
+    script["SETTINGS"].update(epochs=1, framed_epochs=1, rates=[0.002, 0.005, 0.01])
+    few = Splits(*(Examples(x[:16], y[:16]) for x, y in fashion_mnist()))
+    script["write"](tmp_path / "trials.json", few)
+    fresh = json.loads((tmp_path / "trials.json").read_text(encoding="utf-8"))
+    assert fresh.keys() == stored.keys()
+    assert fresh["trials"].keys() == stored["trials"].keys()
+    assert fresh["controls"].keys() == stored["controls"].keys()
+    assert fresh["framed"].keys() == stored["framed"].keys()
+    for result in (fresh, stored):
+        for trial in result["trials"].values():
+            assert trial.keys() == {"rate", "validation", "test", "only LeNet, only it"}
+            assert str(trial["rate"]) in trial["validation"]
+            assert len(trial["test"]) == len(trial["only LeNet, only it"]) == 3
+        assert [len(shares) for shares in result["controls"].values()] == [3, 3, 3]
+        for runs in result["framed"].values():
+            assert [run.keys() for run in runs] == 3 * [{"test", "changed"}]
+            assert [len(run["changed"]) for run in runs] == [4, 4, 4]
+
+
+def test_the_stored_pairs_are_the_stored_shares():
+    stored = json.loads((DATA / "convolution_trials.json").read_text(encoding="utf-8"))
+    lenet = stored["trials"]["LeNet"]["test"]
+    for trial in stored["trials"].values():
+        for a, b, pair in zip(lenet, trial["test"], trial["only LeNet, only it"], strict=True):
+            assert pair[0] - pair[1] == round(2000 * (a - b))
+
+
+@pytest.mark.parametrize("peak", [0.0003, 0.2])
+def test_a_rate_is_looked_for_until_the_best_is_inside(script, monkeypatch, peak):
+    tried = []
+    for name, instead in {
+        "train": lambda make, data, rate, *rest: tried.append(rate),
+        "evaluate": lambda *_: (0, 1 - abs(math.log(tried[-1] / peak)) / 10),
+        "answers": lambda *_: torch.zeros(2),
+    }.items():
+        monkeypatch.setitem(script["sweep"].__globals__, name, instead)
+    data = Splits(*(Examples(torch.zeros(2, 1), torch.zeros(2)) for _ in range(3)))
+    best = script["sweep"](None, lambda seed: data)["rate"]
+    assert min(tried) < best < max(tried)
+    assert abs(math.log(best / peak)) <= math.log(2.5) / 2
+
+
+def test_maps_without_strides_are_those_with_strides_and_more(script):
+    torch.manual_seed(0)
+    strided, dense = (
+        script["framed"]("global average", strides).double() for strides in (True, False)
+    )
+    dense.load_state_dict(strided.state_dict())
+    x = F.pad(normal(2, 1, 28, 28), (8, 8, 8, 8))
+    maps, everywhere = strided[0](x), dense[0](x)
+    torch.testing.assert_close(everywhere[:, :, ::4, ::4], maps, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(strided(x), strided(x.roll(4, 3)), rtol=1e-12, atol=1e-12)
+    assert (strided(x) - strided(x.roll(1, 3))).abs().max() > 1e-5
+    for shift in (1, 2, 3, 4):
+        torch.testing.assert_close(dense(x), dense(x.roll(shift, 3)), rtol=1e-12, atol=1e-12)
 
 
 # --- errors -----------------------------------------------------------------------------------
