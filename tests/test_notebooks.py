@@ -381,18 +381,15 @@ def test_a_form_of_myst_is_written_in_plain_markdown(written, text, wanted):
     assert cell.source == f"# Page\n\n{wanted}"
 
 
-def test_a_drawing_is_embedded_in_a_grey_that_both_themes_show(written):
-    drawing = (
-        '<svg xmlns="http://www.w3.org/2000/svg"><path stroke="currentColor" d="M0 0"/></svg>'
-    )
-    (written.folder / "book" / "drawing.svg").write_text(drawing, encoding="utf-8")
+def test_a_drawing_is_embedded_with_its_caption_under_it(written):
+    drawing = b'<svg xmlns="http://www.w3.org/2000/svg"><path stroke="currentColor"/></svg>'
+    (written.folder / "book" / "drawing.svg").write_bytes(drawing)
     figure = ":::{figure} drawing.svg\n:name: fig-x\n:alt: a path\n\nCaption.\n:::"
-    (cell,) = written("{numref}`fig-x`\n\n" + figure)
-    assert "[Fig. 1](#fig-x)" in cell.source
-    assert "![a path](attachment:drawing.svg)\n\n" in cell.source
-    assert '<a id="fig-x"></a>**Fig. 1** Caption.' in cell.source
-    data = base64.b64decode(cell.attachments["drawing.svg"]["image/svg+xml"]).decode()
-    assert data == drawing.replace("currentColor", "#767676")
+    before, cell = written("{numref}`fig-x`\n\n" + figure)
+    assert "[Fig. 1](#fig-x)" in before.source
+    data = base64.b64encode(drawing).decode()
+    caption = '<a id="fig-x"></a>**Fig. 1** Caption.'
+    assert cell.source == f"![a path](data:image/svg+xml;base64,{data})\n\n{caption}"
 
 
 @pytest.mark.parametrize(

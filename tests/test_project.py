@@ -178,3 +178,15 @@ def test_the_wheel_has_the_package_its_data_and_nothing_else(tmp_path):
     }
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if "__pycache__" in name or "tests" in name]
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "book" / "_static" / "figures").glob("*.svg")),
+    ids=lambda path: path.stem,
+)
+def test_a_drawing_takes_its_ink_from_the_theme(path):
+    text = path.read_text(encoding="utf-8")
+    assert "currentColor" in text
+    assert re.search(r"@media \(prefers-color-scheme: dark\) \{ svg \{ color: #", text)
+    assert not re.search(r"""(?:fill|stroke)[=:] *["']?(?:black|white|#000|#fff)""", text)

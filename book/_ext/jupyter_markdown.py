@@ -22,7 +22,6 @@ from sphinx_exercise.nodes import exercise_enumerable_node, solution_node
 INVISIBLE = (nodes.comment, nodes.target, nodes.compound, addnodes.toctree, addnodes.index)
 HEADINGS = (nodes.section, exercise_enumerable_node, solution_node)
 BOXES = {"tip": "success", "warning": "warning", "danger": "danger"}  # as JupyterLab colours
-GREY = "#767676"  # an embedded drawing cannot know its theme: legible on white and on black
 SPECIAL = re.compile(r"[\\`*\[\]<$]|(?<!\w)_|_(?!\w)")
 IMAGES = {".svg": "image/svg+xml", ".png": "image/png", ".jpg": "image/jpeg"}
 
@@ -55,7 +54,6 @@ class Page:
         self.cells: list[NotebookNode] = []
         self.folded: list[NotebookNode] = []
         self.text: list[str] = []  # of the cell that is being written, block by block
-        self.attachments: dict[str, dict] = {}  # and its pictures
 
     # Cells
 
@@ -85,6 +83,10 @@ class Page:
                 self.end_cell()
                 self.cells += self.code.pop(node["cell_index"])
                 self.text += map(self.caption, node.findall(nodes.figure))
+            elif isinstance(node, nodes.figure):  # a picture's data are no text to edit
+                self.end_cell()
+                self.text.append(self.block(node))
+                self.end_cell()
             elif isinstance(node, nodes.container | addnodes.glossary):
                 self.write(node.children, level)
             else:
@@ -99,11 +101,8 @@ class Page:
     def end_cell(self) -> None:
         """Make a cell of the blocks that were written since the last one."""
         if self.text:
-            cell = new_markdown_cell("\n\n".join(self.text))
-            if self.attachments:
-                cell.attachments = self.attachments
-            self.cells.append(cell)
-        self.text, self.attachments = [], {}
+            self.cells.append(new_markdown_cell("\n\n".join(self.text)))
+        self.text = []
 
     # Blocks
 
@@ -196,11 +195,8 @@ class Page:
 
     def block_image(self, node):
         path = Path(self.app.srcdir, node.get("candidates", {}).get("*", node["uri"]))
-        data = path.read_bytes()
-        if path.suffix == ".svg":
-            data = data.replace(b"currentColor", GREY.encode())
-        self.attachments[path.name] = {IMAGES[path.suffix]: base64.b64encode(data).decode()}
-        return f"![{node.get('alt', '')}](attachment:{path.name})"
+        data = base64.b64encode(path.read_bytes()).decode()
+        return f"![{node.get('alt', '')}](data:{IMAGES[path.suffix]};base64,{data})"
 
     def caption(self, node) -> str:
         """What stands under a figure: its number and its caption."""
