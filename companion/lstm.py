@@ -84,10 +84,10 @@ class LSTMCell(RecurrentCell):
             ValueError: If a shape is not what it should be.
         """
         h, c = self.start(input, hx)
-        z = linear(input, self.weight_ih, self.bias_ih) + linear(
+        s = linear(input, self.weight_ih, self.bias_ih) + linear(
             h, self.weight_hh, self.bias_hh
         )
-        i, f, g, o = z.chunk(4, dim=-1)
+        i, f, g, o = s.chunk(4, dim=-1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c
 
@@ -157,13 +157,13 @@ class _LSTM(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, h, c, W_ih, W_hh, b):
         # (time, batch, 4 hidden): the inputs of all steps in one product
-        Z = linear(x, W_ih, b)
-        I, F, G, O = Z.chunk(4, dim=-1)
-        IF = Z[..., : 2 * h.shape[1]]  # side by side, for they have the same non-linearity
-        H, C, T = (torch.empty_like(I) for _ in range(3))  # (time, batch, hidden); T is tanh C
-        ctx.save_for_backward(x, h, c, W_ih, W_hh, Z, H, C, T)
-        for z, i_f, i, f, g, o, h_t, c_t, tanh_c in _steps(Z, IF, I, F, G, O, H, C, T):
-            z.addmm_(h, W_hh.T)
+        S = linear(x, W_ih, b)
+        I, F, G, O = S.chunk(4, dim=-1)
+        IF = S[..., : 2 * h.shape[1]]  # side by side, for they have the same non-linearity
+        H, C, tanh_C = (torch.empty_like(I) for _ in range(3))  # (time, batch, hidden)
+        ctx.save_for_backward(x, h, c, W_ih, W_hh, S, H, C, tanh_C)
+        for s, i_f, i, f, g, o, h_t, c_t, tanh_c in _steps(S, IF, I, F, G, O, H, C, tanh_C):
+            s.addmm_(h, W_hh.T)
             # in place, so that the sums become the gates
             i_f.sigmoid_(), g.tanh_(), o.sigmoid_()
             c = torch.mul(f, c, out=c_t).addcmul_(i, g)
@@ -173,26 +173,26 @@ class _LSTM(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(ctx, grad_H, grad_C):
-        x, h, c, W_ih, W_hh, Z, H, C, T = ctx.saved_tensors
-        I, F, G, O = Z.chunk(4, dim=-1)
+        x, h, c, W_ih, W_hh, S, H, C, tanh_C = ctx.saved_tensors
+        I, F, G, O = S.chunk(4, dim=-1)
         H_before, C_before = torch.cat([h[None], H[:-1]]), torch.cat([c[None], C[:-1]])
         # What each sum does to c (the first three) or to h (the last) is known for all steps
         # beforehand ...
-        D = torch.addcmul(Z, Z, Z, value=-1)  # σ (1 − σ), for three of the four
+        D = torch.addcmul(S, S, S, value=-1)  # σ (1 − σ), for three of the four
         D_i, D_f, D_g, D_o = D.chunk(4, dim=-1)
         D_i *= G
         D_f *= C_before
         torch.mul(1 - G * G, I, out=D_g)
-        D_o *= T
+        D_o *= tanh_C
         D_ifg = D.unflatten(-1, (4, -1))[:, :, :3]  # (time, batch, 3, hidden)
-        R = torch.addcmul(O, H, T, value=-1)  # the road from c to h: o (1 − tanh² c)
+        V = torch.addcmul(O, H, tanh_C, value=-1)  # from c to h: o (1 − tanh² c)
         # ... and only what comes from later steps is left to the loop
         dh, dc = torch.zeros_like(h), torch.zeros_like(c)
-        for grad_h, grad_c, r, f, d, d_ifg, d_o in reversed(
-            [*_steps(grad_H, grad_C, R, F, D, D_ifg, D_o)]
+        for grad_h, grad_c, v, f, d, d_ifg, d_o in reversed(
+            [*_steps(grad_H, grad_C, V, F, D, D_ifg, D_o)]
         ):
             dh += grad_h
-            dc.add_(grad_c).addcmul_(dh, r)
+            dc.add_(grad_c).addcmul_(dh, v)
             d_ifg *= dc[:, None]
             d_o *= dh
             torch.mm(d, W_hh, out=dh)
@@ -219,15 +219,15 @@ class GRUCell(RecurrentCell):
     .. math::
 
         r_t &= \sigma\big(x_t W_{ir}^\top + b_{ir} + h_{t-1} W_{hr}^\top + b_{hr}\big) &&
-        \text{reset gate} \\ z_t &= \sigma\big(x_t W_{iz}^\top + b_{iz} + h_{t-1} W_{hz}^\top +
-        b_{hz}\big) && \text{update gate} \\ n_t &= \tanh\big(x_t W_{in}^\top + b_{in} + r_t
-        \odot (h_{t-1} W_{hn}^\top + b_{hn})\big) && \text{candidate} \\ h_t &= (1 - z_t) \odot
-        n_t + z_t \odot h_{t-1}
+        \text{reset gate} \\ u_t &= \sigma\big(x_t W_{iu}^\top + b_{iu} + h_{t-1} W_{hu}^\top +
+        b_{hu}\big) && \text{update gate} \\ n_t &= \tanh\big(x_t W_{in}^\top + b_{in} + r_t
+        \odot (h_{t-1} W_{hn}^\top + b_{hn})\big) && \text{candidate} \\ h_t &= (1 - u_t) \odot
+        n_t + u_t \odot h_{t-1}
 
-    The three blocks of rows of each weight and bias stand in the order r, z, n. Interchangeable
-    with :class:`torch.nn.GRUCell`. In the paper the reset gate acts on the state before the
-    product with the weights; this is PyTorch's form, in which both products can be made at
-    once.
+    The three blocks of rows of each weight and bias stand in the order r, u, n. Interchangeable
+    with :class:`torch.nn.GRUCell`, whose description calls the update gate z. In the paper the
+    reset gate acts on the state before the product with the weights; this is PyTorch's form, in
+    which both products can be made at once.
 
     Args:
         input_size: Length of :math:`x_t`.
@@ -302,10 +302,10 @@ class GRU(Recurrent):
 def _gru_step(from_input, h, W_hh, b_hh):
     """The new state, given what the input contributes to the three sums."""
     from_state = linear(h, W_hh, b_hh)
-    (r, z, n), (r_h, z_h, n_h) = from_input.chunk(3, dim=-1), from_state.chunk(3, dim=-1)
-    r, z = (r + r_h).sigmoid(), (z + z_h).sigmoid()
+    (r, u, n), (r_h, u_h, n_h) = from_input.chunk(3, dim=-1), from_state.chunk(3, dim=-1)
+    r, u = (r + r_h).sigmoid(), (u + u_h).sigmoid()
     n = (n + r * n_h).tanh()
-    return (1 - z) * n + z * h
+    return (1 - u) * n + u * h
 
 
 def pretrained_language_model() -> LanguageModel:
