@@ -1,4 +1,5 @@
 import json
+import math
 import runpy
 from pathlib import Path
 
@@ -28,8 +29,11 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from companion import lstm
+from companion.data import write_lstm_ablations as ablations
+from companion.data import write_lstm_race as race
 from companion.datasets import CHARACTERS, Texts, encode, python_documentation
 from companion.language_models import NGram, bits_per_character
+from companion.layers import count_parameters
 from companion.lstm import GRU, LSTM, GRUCell, LSTMCell, pretrained_language_model
 
 DATA = Path(lstm.__file__).parent / "data"
@@ -280,38 +284,120 @@ def test_the_script_trains_such_a_model(tmp_path, monkeypatch):
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
-def test_the_script_of_the_ablations_writes_what_is_stored_but_for_the_settings(tmp_path):
-    script = runpy.run_path(str(DATA / "write_lstm_ablations.py"))
+def test_the_script_of_the_ablations_writes_what_is_stored_but_for_the_settings(
+    tmp_path, monkeypatch
+):
     stored = json.loads((DATA / "lstm_ablations.json").read_text(encoding="utf-8"))
-    assert stored["settings"] == script["SETTINGS"]
-    script["SETTINGS"].update(steps=1, fresh_sequences=40)
-    script["write"](tmp_path / "ablations.json")
+    assert stored["settings"] == ablations.SETTINGS
+    for setting, value in {
+        "steps": 1,
+        "steps_of_running_sum": 1,
+        "fresh_sequences": 40,
+    }.items():
+        monkeypatch.setitem(ablations.SETTINGS, setting, value)
+    ablations.write(tmp_path / "ablations.json")
     written = json.loads((tmp_path / "ablations.json").read_text(encoding="utf-8"))
-    assert written["errors"].keys() == stored["errors"].keys()
-    for task, variants in stored["errors"].items():
-        assert written["errors"][task].keys() == variants.keys()
-        for variant, lengths in variants.items():
-            assert {
-                length: len(errors)
-                for length, errors in written["errors"][task][variant].items()
-            } == {length: len(errors) for length, errors in lengths.items()}
+    assert keys(written["errors"]) == keys(stored["errors"])
+
+
+def keys(tree):
+    """A tree of dictionaries without what hangs on it; of a list its length."""
+    return {k: keys(v) for k, v in tree.items()} if isinstance(tree, dict) else len(tree)
+
+
+@pytest.mark.parametrize("variant", ["full", "no output gate"])
+def test_a_stored_error_is_what_the_script_finds(variant):
+    stored = json.loads((DATA / "lstm_ablations.json").read_text(encoding="utf-8"))["errors"]
+    error = ablations.error("adding", variant, 10, seed=1)
+    assert error == pytest.approx(stored["adding"][variant]["10"][1], rel=0.5)
 
 
 @pytest.mark.parametrize(
-    ("variant", "place"), [("no input gate", 0), ("no forget gate", 1), ("no output gate", 3)]
+    ("task", "x_shape", "y_shape"),
+    [
+        (ablations.adding, (7, 5, 2), (5, 1)),
+        (ablations.copying, (9, 5, 10), (5,)),
+        (ablations.running_sum, (7, 5, 2), (7, 5, 1)),
+    ],
 )
+def test_the_tasks_ask_for_what_they_say(task, x_shape, y_shape):
+    x, y = task(5, torch.Generator().manual_seed(0), length=7)
+    assert (x.shape, y.shape) == (x_shape, y_shape)
+    if task is ablations.copying:
+        assert torch.equal(
+            x.argmax(-1), torch.cat([y[None], torch.full((7, 5), 8), y[None] * 0 + 9])
+        )
+        return
+    numbers, marks = x.unbind(-1)
+    if task is ablations.adding:
+        assert torch.equal(marks[:3].sum(0), torch.ones(5))
+        assert torch.equal(marks[3:].sum(0), torch.ones(5))
+        assert torch.equal(y[:, 0], (numbers * marks).sum(0))
+    else:
+        for sequence in range(5):
+            total = 0.0
+            for number, mark, wanted in zip(
+                *(a[:, sequence] for a in (numbers, marks, y[..., 0])), strict=True
+            ):
+                total = number + (0.0 if mark else total)
+                assert total == wanted
+
+
+@pytest.mark.parametrize(("variant", "place"), ablations.GATES.items())
 def test_a_gate_that_is_taken_away_is_open_and_stays_so(variant, place):
-    script = runpy.run_path(str(DATA / "write_lstm_ablations.py"))
-    layer = LSTM(2, 3)
-    script["begin"](layer, variant, 10)
+    layer = ablations.layer_of(variant, 2, 10)
     x = normal(5, 4, 2, dtype=torch.float32)
     z = x[0] @ layer.weight_ih_l0.T + layer.bias_ih_l0 + layer.bias_hh_l0
-    assert torch.equal(z.chunk(4, dim=1)[place].sigmoid(), torch.ones(4, 3))
+    assert torch.equal(z.chunk(4, dim=1)[place].sigmoid(), torch.ones(4, 32))
     layer(x)[0].square().sum().backward()
     for parameter in layer.parameters():
         parts = parameter.grad.chunk(4)
         assert not parts[place].any()
         assert all(part.any() for number, part in enumerate(parts) if number != place)
+
+
+@pytest.mark.parametrize(
+    ("variant", "forget", "write"),
+    [
+        ("full", math.log(10), -math.log(10)),
+        ("forget bias log T", math.log(10), None),
+        ("forget bias 1", 1.0, None),
+        ("GRU", math.log(10), None),
+    ],
+)
+def test_a_variant_begins_with_its_biases(variant, forget, write):
+    torch.manual_seed(0)
+    plain = (GRU if variant == "GRU" else LSTM)(3, 32)
+    torch.manual_seed(0)
+    layer = ablations.layer_of(variant, 3, 10)
+    first, second, *rest = layer.bias_hh_l0.chunk(layer.gates)
+    assert torch.equal(second, torch.full((32,), forget))
+    begun = plain.bias_hh_l0[:32] if write is None else torch.full((32,), write)
+    assert torch.equal(first, begun)
+    assert torch.equal(torch.cat(rest), plain.bias_hh_l0[64:])
+    for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0"):
+        assert torch.equal(layer.get_parameter(name), plain.get_parameter(name))
+
+
+def test_the_race_is_between_models_of_the_sizes_that_it_names():
+    small, large, gated = map(count_parameters, map(race.model_of, race.RUNNERS))
+    assert abs(large / gated - 1) < 0.005
+    assert small < gated / 2.5
+
+
+def test_the_script_of_the_race_writes_what_is_stored(tmp_path, monkeypatch):
+    stored = json.loads((DATA / "lstm_race.json").read_text(encoding="utf-8"))
+    few = Texts("def f(x):\n    return x\n" * 100, "if x:\n    y\n" * 20, "while y:\n" * 20)
+    monkeypatch.setattr(race, "python_documentation", lambda: few)
+    race.write(tmp_path / "race.json")
+    written = json.loads((tmp_path / "race.json").read_text(encoding="utf-8"))
+    for runner, rates in stored.items():
+        assert written[runner].keys() == rates.keys()
+        assert sorted(map(len, written[runner].values())) == sorted(map(len, rates.values()))
+        for tries in (*rates.values(), *written[runner].values()):
+            for run in tries:
+                assert len(run["validation"]) == race.RUNNERS[runner][2]
+                assert run.keys() == {"seconds", "validation", "test"}
 
 
 def test_lstm_takes_no_projection_and_refuses_one():
