@@ -33,7 +33,7 @@ __all__ = ["RNN", "RNNCell", "Recurrent", "RecurrentCell", "first_derivative_onl
 
 
 class RecurrentCell(nn.Module):
-    r"""The weights of one step, on which :class:`RNNCell` and the cells of the next chapter are
+    r"""The weights of one step, on which :class:`RNNCell` and the cells of chapter *LSTM* are
     built.
 
     Args:

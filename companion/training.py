@@ -284,7 +284,7 @@ def train(
         RuntimeError: If processes have drifted apart, because nobody averages their gradients.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    _check_arguments(parameters, batches, model, epochs, max_norm, checkpoint)
+    _check_arguments(parameters, batches, model, epochs, scheduler, max_norm, checkpoint)
     model = nn.Module() if model is None else model
     if isinstance(batches, tuple):
         # a generator of its own, so that the minibatches are the same for any model
@@ -529,10 +529,15 @@ def _follow(model, data, name):
     return x, y
 
 
-def _check_arguments(parameters, batches, model, epochs, max_norm, checkpoint):
+def _check_arguments(parameters, batches, model, epochs, scheduler, max_norm, checkpoint):
     """Refuse what cannot be trained, before anything is changed."""
     if epochs < 0:
         raise ValueError(f"epochs must not be negative, got {epochs}")
+    if scheduler is not None and not callable(getattr(scheduler, "step", None)):
+        raise TypeError(
+            f"scheduler must have a step(), got {scheduler!r}: build one from the optimizer, "
+            "as in StepLR(optimizer, step_size=10)"
+        )
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}: None clips nothing")
     if isinstance(batches, Tensor):

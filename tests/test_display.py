@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_shows_the_source_of_a_function_without_its_docstring():
     shown = show(accuracy)
-    assert repr(shown).startswith("def accuracy(")
+    assert repr(shown).startswith("@checked\ndef accuracy(")
     assert repr(shown).endswith("    return (said == target).double().mean().item()")
     assert '"""' not in repr(shown)
     assert ast.dump(ast.parse(repr(shown)).body[0].args) == ast.dump(

@@ -741,7 +741,7 @@ TABLE = {
         call(
             language_models.fit_truncated,
             "tokens:larger? epochs:0 max_norm:inf max_norm:2.5 validation:None "
-            "validation:larger? scheduler:word scheduler:3.5 seed:-1 seed:0",
+            "validation:larger? seed:-1 seed:0",
             model=(m := model()),
             optimizer=optimization.SGD(m.parameters(), lr=0.1),
             tokens=TOKENS,
@@ -1041,7 +1041,7 @@ TABLE = {
         call(
             training.fit,
             "train:entry0_dtype epochs:0 validation:None validation:entry0_dtype "
-            "scheduler:word scheduler:3.5 seed:-1 seed:0",
+            "seed:-1 seed:0",
             model=(linear := layers.Linear(3, 4)),
             optimizer=optimization.SGD(linear.parameters(), lr=0.1),
             loss=layers.cross_entropy,
