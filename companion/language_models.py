@@ -422,9 +422,8 @@ def _without_tail(p, top_k, top_p):
     kept, tokens = p.sort(descending=True, stable=True)
     kept = kept[:top_k] / kept[:top_k].sum()
     if top_p < 1:
-        kept = kept[
-            kept.cumsum(0) - kept < top_p
-        ]  # what stands before it has not reached top_p
+        before = kept.cumsum(0) - kept
+        kept = kept[before < top_p]
     return torch.zeros_like(p).scatter(0, tokens[: len(kept)], kept / kept.sum())
 
 

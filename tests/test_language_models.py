@@ -540,6 +540,15 @@ def test_all_tokens_and_all_probability_change_nothing_and_leave_the_tail_in_rea
     assert len(whole.unique()) == 4
 
 
+def test_all_probability_keeps_tokens_that_rounding_would_lose(monkeypatch):
+    drawn, p = [], [1.0, 1e-17, 1e-18]
+    monkeypatch.setattr(
+        Tensor, "multinomial", lambda p, n, generator: drawn.append(p) or p.argmax(0)[None]
+    )
+    sample(Fixed(p), torch.tensor([0]), 1, top_p=1.0)
+    assert (drawn[0] > 0).all()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
