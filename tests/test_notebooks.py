@@ -334,6 +334,7 @@ def written(tmp_path):
     return write
 
 
+BOX = "border: 1px solid #888; border-left: 6px solid {}; padding: 0 1em"
 FORMS = {
     "emphasis": ("*a* **b** `c_d` e_f 2*3 < 7", r"*a* **b** `c_d` e_f 2\*3 \< 7"),
     "a link": ("[text](https://example.org/a_b)", "[text](https://example.org/a_b)"),
@@ -361,11 +362,11 @@ FORMS = {
     ),
     "a box": (
         ":::{admonition} Title\n:class: tip\nbody\n:::",
-        '<div class="alert alert-success">\n\n**Title**\n\nbody\n\n</div>',
+        f'<div style="{BOX.format("#009E73")}">\n\n**Title**\n\nbody\n\n</div>',
     ),
     "a warning": (
         ":::{warning}\nbody\n:::",
-        '<div class="alert alert-warning">\n\n**Warning**\n\nbody\n\n</div>',
+        f'<div style="{BOX.format("#D55E00")}">\n\n**Warning**\n\nbody\n\n</div>',
     ),
     "what drops down": (
         ":::{admonition} More\n:class: dropdown\nbody\n:::",

@@ -21,7 +21,7 @@ from sphinx_exercise.nodes import exercise_enumerable_node, solution_node
 
 INVISIBLE = (nodes.comment, nodes.target, nodes.compound, addnodes.toctree, addnodes.index)
 HEADINGS = (nodes.section, exercise_enumerable_node, solution_node)
-BOXES = {"tip": "success", "warning": "warning", "danger": "danger"}  # as JupyterLab colours
+BOXES = {"tip": "#009E73", "warning": "#D55E00", "danger": "#D55E00"}  # seen on black and white
 SPECIAL = re.compile(r"[\\`*\[\]<$]|(?<!\w)_|_(?!\w)")
 IMAGES = {".svg": "image/svg+xml", ".png": "image/png", ".jpg": "image/jpeg"}
 
@@ -179,12 +179,13 @@ class Page:
     block_tip = block_warning = block_important = block_danger = block_hint = block_note
 
     def box(self, classes, title, children):
-        """A box in colour; where HTML is dropped, a title and what follows it."""
+        """A box with a coloured edge; where HTML is dropped, a title and what follows it."""
         if "dropdown" in classes:
             head, foot = f"<details>\n<summary>{title}</summary>", "</details>"
         else:
-            colour = next((BOXES[kind] for kind in classes if kind in BOXES), "info")
-            head, foot = f'<div class="alert alert-{colour}">\n\n**{title}**', "</div>"
+            colour = next((BOXES[kind] for kind in classes if kind in BOXES), "#0072B2")
+            style = f"border: 1px solid #888; border-left: 6px solid {colour}; padding: 0 1em"
+            head, foot = f'<div style="{style}">\n\n**{title}**', "</div>"
         return f"{head}\n\n{self.blocks(children)}\n\n{foot}"
 
     def block_block_quote(self, node):
