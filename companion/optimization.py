@@ -633,8 +633,12 @@ class OneCycleLR(LRScheduler):
     name. Left out: other values of these two, and ``epochs`` with ``steps_per_epoch``, whose
     product is ``total_steps``.
 
-    Reference: Smith and Topin, "Super-convergence: very fast training of neural networks using
-    large learning rates", *SPIE* 11006 (2019), arXiv:1708.07120.
+    References: Smith and Topin, "Super-convergence: very fast training of neural networks using
+    large learning rates", *SPIE* 11006 (2019), arXiv:1708.07120, climb and come down in
+    straight lines. The momentum that goes the other way: Smith, "A disciplined approach to
+    neural network hyper-parameters: part 1", arXiv:1803.09820 (2018). The cosines and the two
+    phases are those of the library fastai: Howard and Gugger, "fastai: a layered API for deep
+    learning", *Information* 11 (2020).
 
     Args:
         optimizer: Whose rate and momentum to set; the rates that it has are replaced.

@@ -3,13 +3,17 @@ import functools
 import inspect
 import io
 import itertools
+import json
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
 from torch.optim import lr_scheduler as judge_schedules
 
 from companion import optimization
+from companion.datasets import Examples, Splits, fashion_mnist
 from companion.optimization import (
     SGD,
     Adam,
@@ -318,7 +322,7 @@ def test_rmsprop_centred_survives_a_gradient_that_never_changes():
             state["square_avg"].addcmul(state["grad_avg"], state["grad_avg"], value=-1).item(),
         )
     assert least < 0  # rounding took the variance below zero, where torch.optim answers NaN
-    assert p.isfinite().all()
+    assert p.item() < -100  # steps of almost lr · g / ε, all in one direction
 
 
 def test_rmsprop_adds_epsilon_after_the_root():
@@ -333,10 +337,14 @@ def test_rmsprop_adds_epsilon_after_the_root():
 def test_very_small_and_very_large_gradients_give_finite_steps(optimizer, options, size):
     p = torch.ones(3, requires_grad=True)
     ours = optimizer([p], **options)
+    q = torch.ones(3, requires_grad=True)
+    theirs = judge(optimizer)([q], **options)
     for sign in [1, -1, 1]:
         p.grad = torch.tensor([size, -size, 0.0]) * sign
-        ours.step()
+        q.grad = p.grad.clone()
+        ours.step(), theirs.step()
     assert p.isfinite().all()
+    torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
 # ---- a torch.optim.Optimizer in all that is around the equation
@@ -454,18 +462,25 @@ def test_a_rate_given_as_a_tensor_is_a_rate(optimizer):
         torch.testing.assert_close(a, b, **EXACT)
 
 
-def test_momentum_and_amsgrad_can_be_turned_on_in_the_run():
-    for optimizer, option in [
-        (SGD, {"momentum": 0.9}),
-        (RMSprop, {"momentum": 0.9}),
-        (Adam, {"amsgrad": True}),
-    ]:
-        p = parameters()
-        ours = optimizer(p)
-        run(ours, p, range(3))
-        ours.param_groups[0].update(option)
-        run(ours, p, range(3, 6))
-        assert all(q.isfinite().all() for q in p)
+@pytest.mark.parametrize(
+    ("optimizer", "option", "buffer"),
+    [
+        (SGD, {"momentum": 0.9}, None),
+        (RMSprop, {"momentum": 0.9}, "momentum_buffer"),
+        (Adam, {"amsgrad": True}, "max_exp_avg_sq"),
+    ],
+)
+def test_momentum_and_amsgrad_can_be_turned_on_in_the_run(optimizer, option, buffer):
+    p, q = parameters(), parameters()
+    ours, theirs = optimizer(p), judge(optimizer)(q)
+    for params, o in [(p, ours), (q, theirs)]:
+        run(o, params, range(3))
+        o.param_groups[0].update(option)
+    for tensor, state in theirs.state.items():  # torch makes its buffers at the first step only
+        state.update({buffer: torch.zeros_like(tensor)} if buffer else {})
+    run(ours, p, range(3, 6))
+    run(theirs, q, range(3, 6))
+    assert_same(ours, theirs, p, q)
 
 
 def test_step_counts_exactly_when_the_default_type_is_too_coarse_to_count():
@@ -675,6 +690,58 @@ def test_any_schedule_works_on_our_optimisers_as_on_torchs(optimizer, schedule):
     assert_same(ours, theirs, p, q)
 
 
+# ---- the trials of the chapter
+
+DATA = Path(optimization.__file__).parent / "data"
+
+
+@pytest.fixture
+def script():
+    return runpy.run_path(str(DATA / "write_optimization_trials.py"))
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return json.loads((DATA / "optimization_trials.json").read_text(encoding="utf-8"))
+
+
+def test_the_script_of_the_trials_writes_what_is_stored_but_for_the_numbers(
+    script, stored, tmp_path
+):
+    assert stored["settings"] == script["SETTINGS"]
+    script["SETTINGS"]["scaling"].update(epochs=1)
+    script["SETTINGS"]["decay"].update(epochs=2, pictures=16, batch_size=8, warmup=1)
+    few = Splits(*(Examples(x[:16], y[:16]) for x, y in script["flat"](fashion_mnist())))
+    script["write"](tmp_path / "trials.json", few)
+    fresh = json.loads((tmp_path / "trials.json").read_text(encoding="utf-8"))
+    assert fresh.keys() == stored.keys()
+    for part, names in {
+        "scaling": ["batch_size", "rate"],
+        "decay": ["optimizer", "rate", "decay"],
+    }.items():
+        for one, other in zip(fresh[part], stored[part], strict=True):
+            assert [one[name] for name in names] == [other[name] for name in names]
+            assert one.keys() == other.keys()
+            for name in one.keys() - set(names):
+                assert len(one[name]) == len(other[name]) == 3
+
+
+def test_a_stored_trial_is_what_the_script_computes(script, stored):
+    data, i = script["flat"](fashion_mnist()), 2
+    trial = next(t for t in stored["scaling"] if t["batch_size"] == 800 and t["rate"] == 0.05)
+    assert script["scaling"](data, 800, 0.05, i) == pytest.approx(
+        trial["validation"][i], abs=0.01
+    )
+    trial = next(
+        t
+        for t in stored["decay"]
+        if (t["optimizer"], t["rate"], t["decay"]) == ("Adam", 0.003, 0.003)
+    )
+    again = script["decay"](data, "Adam", 0.003, 0.003, i)
+    for what, number in zip(["validation", "test", "right"], again, strict=True):
+        assert number == pytest.approx(trial[what][i], abs=0.02)
+
+
 # ---- errors
 
 
@@ -827,11 +894,14 @@ def test_a_state_saved_before_an_option_existed_loads_and_goes_on(optimizer):
     saved = getattr(torch.optim, optimizer.__name__)([p], lr=0.1).state_dict()
     for group in saved["param_groups"]:
         group.pop("maximize", None)
-    ours = optimizer([p], lr=0.1)
+    ours = optimizer([p], lr=0.5)
     ours.load_state_dict(saved)
     p.grad = torch.ones(3)
     ours.step()
-    assert (p < 1).all()
+    q = torch.ones(3, requires_grad=True)
+    q.grad = torch.ones(3)
+    judge(optimizer)([q], lr=0.1).step()  # the saved rate, and no maximize
+    torch.testing.assert_close(p, q)
 
 
 def test_betas_are_two(plain_python):
