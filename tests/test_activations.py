@@ -1,7 +1,10 @@
 import copy
+import json
 import math
+import runpy
 from decimal import Decimal, localcontext
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +30,7 @@ from companion.activations import (
     tanh,
 )
 from companion.backpropagation import gradient_check
+from companion.datasets import Examples, Splits, digits
 
 CASES = [
     ("relu", {}),
@@ -329,6 +333,16 @@ def test_log_softmax_survives_a_gap_of_a_thousand():
     assert loss_gradient.tolist() == [[1, -1], [1, -1], [0.5, -0.5]]
 
 
+def test_what_is_lost_where_a_probability_rounds_to_one():
+    # as in PyTorch: 1 − y is zero, and so is the logarithm of 1 + e⁻²⁰ in float32
+    x = torch.tensor([-40.0, 40.0], dtype=torch.float64)
+    torch.testing.assert_close(slope(sigmoid, x), slope(torch.sigmoid, x), rtol=1e-13, atol=0)
+    assert slope(sigmoid, x)[1] == 0 < slope(sigmoid, x)[0] < 5e-18
+    gap = torch.tensor([0.0, -20.0])
+    assert log_softmax(gap, 0)[0] == torch.log_softmax(gap, 0)[0] == 0
+    assert log_softmax(gap.double(), 0)[0].item() == pytest.approx(-math.log1p(math.exp(-20)))
+
+
 def test_only_the_output_is_kept_for_the_way_back():
     kept = []
     x = normal(4, 6).requires_grad_()
@@ -422,3 +436,91 @@ def test_gelu_refuses_an_unknown_approximation():
         ValueError, match=r"'none' \(exact, by erfc\) or 'tanh' \(as in GPT-2\), got 'erf'"
     ):
         gelu(normal(3), "erf")
+
+
+# --- what was trained beforehand --------------------------------------------------------------
+
+DATA = Path(activations.__file__).parent / "data"
+
+
+@pytest.fixture
+def script():
+    return runpy.run_path(str(DATA / "write_activation_trials.py"))
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return json.loads((DATA / "activation_trials.json").read_text(encoding="utf-8"))
+
+
+def test_the_script_of_the_trials_writes_what_is_stored_but_for_the_settings(
+    script, stored, tmp_path
+):
+    assert stored["settings"] == script["SETTINGS"]
+    script["SETTINGS"].update(epochs=1, rates=[0.01, 0.03], first=[0.01], width=4)
+    few = Splits(*(Examples(x[:32], y[:32]) for x, y in digits()))
+    script["write"](tmp_path / "trials.json", few)
+    fresh = json.loads((tmp_path / "trials.json").read_text(encoding="utf-8"))
+    assert fresh["trials"].keys() == stored["trials"].keys()
+    for depth, trials in stored["trials"].items():
+        assert fresh["trials"][depth].keys() == trials.keys()
+        for result in (fresh["trials"][depth], trials):
+            for trial in result.values():
+                assert trial.keys() == {"rate", "validation", "test"}
+                assert [len(runs) for runs in trial["validation"].values()] == [3] * len(
+                    trial["validation"]
+                )
+                assert len(trial["test"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("depth", "name", "seed"), [("2", "GELU", 1), ("2", "sigmoid", 2), ("10", "centred", 0)]
+)
+def test_the_stored_scores_are_the_scripts(script, stored, depth, name, seed):
+    trial = stored["trials"][depth][name]
+    bend = (script["BENDS"] | script["CAUSES"])[name]
+    data = script["standardised"](digits())
+    fresh = script["scores"](data, bend, int(depth), trial["rate"], seed)
+    kept = trial["validation"][str(trial["rate"])][seed], trial["test"][seed]
+    assert fresh == pytest.approx(kept, abs=0.03)  # another processor may round differently
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "best"),
+    [
+        (lambda rate: 1 - abs(math.log(rate / 0.003)) / 100, 0.003),
+        (lambda rate: 1 - abs(math.log(rate / 1.0)) / 100, 1.0),
+        (lambda rate: 0.1, 10.0),  # all alike: the large ones are tried too
+    ],
+)
+def test_a_rate_is_looked_for_until_the_best_is_inside(script, monkeypatch, accuracy, best):
+    def scores(data, bend, depth, rate, seed):
+        return accuracy(rate), rate + seed
+
+    monkeypatch.setitem(script["sweep"].__globals__, "scores", scores)
+    trial = script["sweep"](None, None, 2)
+    tried = list(trial["validation"])
+    assert trial["rate"] == best
+    assert tried == sorted(tried)
+    assert min(tried) < best < max(tried) or best == max(tried) == 10
+    assert trial["test"] == [best + seed for seed in range(6)]
+
+
+def test_a_training_that_leaves_all_bounds_counts_as_nothing_right(script):
+    data = script["standardised"](digits())
+    assert script["scores"](data, script["BENDS"]["none"], 10, 10.0, seed=0) == (0, 0)
+
+
+def test_the_bends_of_the_trials(script):
+    z = normal(5, 8)
+    centred, gain = script["CAUSES"]["centred, gain 4"]
+    torch.testing.assert_close(centred(z), torch.tanh(z / 2) / 2)
+    rows_centred, _ = script["CAUSES"]["ReLU, rows centred"]
+    torch.testing.assert_close(rows_centred(z).mean(1), torch.zeros(5).double())
+    held, _ = script["BENDS"]["GELU, held"]
+    torch.testing.assert_close(held(3 * z + 7), held(z))
+    layers = script["network"]([400, 300, 2], centred, gain, seed=0).layers
+    assert layers[0].weight.std().item() == pytest.approx(4 / 20, rel=0.02)
+    assert not layers[0].bias.any()
+    x = script["standardised"](digits()).train.x
+    assert (x.mean().item(), x.std().item()) == pytest.approx((0, 1), abs=1e-5)
