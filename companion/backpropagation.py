@@ -114,6 +114,8 @@ def _explained(operation):
             return operation(*operands)
         except RuntimeError as error:
             given = [_value(x) if isinstance(x, Variable) else x for x in operands]
+            if _is_possible(operation, given):  # then something else went wrong
+                raise
             shown = [
                 f"{tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else f"{x}"
                 for x in given
@@ -124,6 +126,18 @@ def _explained(operation):
             ) from error
 
     return explained
+
+
+def _is_possible(operation, given):
+    """Whether tensors fit each other: such without memory tell of shapes, not of types."""
+    tensors = [x for x in given if isinstance(x, Tensor)]
+    if len({(x.dtype, x.device) for x in tensors}) > 1:
+        return False
+    try:
+        operation(*(Variable(x.to("meta")) if isinstance(x, Tensor) else x for x in given))
+    except RuntimeError:
+        return False
+    return True
 
 
 class Variable:
@@ -494,7 +508,9 @@ class Variable:
                 y.edges = y.grad = None
 
     def _accumulate(self, contribution, g):
-        contribution = sum_to_shape(contribution, self.data.shape).to(self.data)
+        if contribution.shape != self.data.shape:
+            contribution = sum_to_shape(contribution, self.data.shape)
+        contribution = contribution.to(self.data)
         if self.grad is not None:
             self.grad += contribution
         elif contribution.untyped_storage().data_ptr() == g.untyped_storage().data_ptr():

@@ -161,7 +161,15 @@ _WHOLE_NUMBERS = (int, np.integer, torch.SymInt)
 _NUMBERS = (*_WHOLE_NUMBERS, float, np.floating, torch.SymFloat)
 _TRUTHS = (bool, int, np.bool_, torch.SymBool)
 # of a value of just this type it is known without a closer look that it fits
-_FITTING = {int: int, float: int, Unbounded: int, bool: bool, str: str, NoneType: NoneType}
+_FITTING = {
+    int: int,
+    float: int,
+    Unbounded: int,
+    bool: bool,
+    str: str,
+    NoneType: NoneType,
+    Tensor: Tensor,
+}
 _WORDS = {
     bool: "True or False",
     int: "a whole number",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
+from torch.autograd import forward_ad
 
 from companion import backpropagation
 from companion.backpropagation import (
@@ -184,6 +185,20 @@ def test_matmul_refuses_a_scalar_and_adds_the_words_of_torch(scalar):
         words = r"__matmul__ of .* must fit each other \(both arguments to matmul need to be at"
         with pytest.raises(ValueError, match=words):
             multiply(parameter(torch.ones(3, 3)))
+
+
+def test_types_that_do_not_fit_are_named():
+    words = r"of \(3, 3\) of torch.float32 and \(3, 3\) of torch.float64: shapes and types must"
+    with pytest.raises(ValueError, match=words):
+        parameter(torch.ones(3, 3)) @ torch.ones(3, 3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", ARITHMETIC)
+def test_a_want_of_memory_is_not_blamed_on_shapes(name):
+    immense = Variable(torch.ones(1).expand(2**50))  # one number, as long as nobody copies it
+    with pytest.raises(RuntimeError, match="allocate") as raised:
+        ARITHMETIC[name](immense, 1.0)
+    assert not isinstance(raised.value, ValueError)
 
 
 def test_matmul_takes_transposed_and_strided_data():
@@ -1073,6 +1088,30 @@ def test_a_freed_graph_cannot_be_drawn():
 
 def test_matplotlib_is_loaded_only_to_draw(bare_run):
     assert not bare_run["matplotlib"]
+
+
+# Second derivatives ---------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # by PyTorch itself
+def test_the_tape_on_dual_tensors_multiplies_by_the_hessian():
+    x, y = random(8, 4), torch.tensor([0, 1, 2, 2, 1, 0, 0, 1])
+    weights = [random(*s, seed=n) for n, s in enumerate([(4, 5), (5,), (5, 3), (3,)])]
+    directions = [random(*w.shape, seed=9 + n) for n, w in enumerate(weights)]
+
+    def gradients(*weights):
+        leaves = [parameter(w) for w in weights]
+        network(x, y, *leaves).backward()
+        return [leaf.grad for leaf in leaves]
+
+    with forward_ad.dual_level():
+        duals = map(forward_ad.make_dual, weights, directions)
+        products = [forward_ad.unpack_dual(g).tangent for g in gradients(*duals)]
+    _, judges = torch.autograd.functional.hvp(
+        lambda *w: network(x, y, *w), tuple(weights), tuple(directions)
+    )
+    for product_, judge in zip(products, judges, strict=True):
+        torch.testing.assert_close(product_, judge, rtol=1e-10, atol=1e-10)
 
 
 # Training -------------------------------------------------------------------------------------
