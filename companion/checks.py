@@ -61,7 +61,8 @@ def checked(function: _Function) -> _Function:
     parameters = signature(function).parameters.values()
     by_kind = defaultdict(list)
     for p in parameters:
-        by_kind[p.kind].append((p.name, _check(p.annotation)))
+        if p.kind != Parameter.VAR_POSITIONAL or p.annotation != Parameter.empty:
+            by_kind[p.kind].append((p.name, _check(p.annotation)))
     in_order, starred = (
         by_kind[Parameter.POSITIONAL_OR_KEYWORD],
         by_kind[Parameter.VAR_POSITIONAL],
