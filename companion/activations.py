@@ -90,10 +90,12 @@ def relu(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
               f'(x) = \begin{cases} 1 & x > 0 \\ 0 & x \le 0 \end{cases}
 
     At the kink every slope between 0 and 1 would do; 0 is PyTorch's choice. Where the output is
-    zero no gradient passes: a unit that is zero on every example no longer learns.
+    zero no gradient passes: the weights of a unit that is zero on every example stay as they
+    are.
 
-    Reference: Nair and Hinton, "Rectified linear units improve restricted Boltzmann machines",
-    *ICML* (2010).
+    References: Fukushima, "Visual feature extraction by a multilayered network of analog
+    threshold elements", *IEEE Transactions on Systems Science and Cybernetics* 5 (1969); Nair
+    and Hinton, "Rectified linear units improve restricted Boltzmann machines", *ICML* (2010).
 
     Left out: ``inplace``.
 
@@ -161,7 +163,8 @@ def sigmoid(input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
               \sigma'(x) = \sigma(x)\,(1 - \sigma(x))
 
     The second form keeps every digit of the left tail, down to the smallest number of the type:
-    in the first, :math:`e^{-x}` is infinite before :math:`\sigma(x)` is zero.
+    in the first, :math:`e^{-x}` is infinite before :math:`\sigma(x)` is zero. On the right the
+    value rounds to one, and the slope to zero, from about 17 in float32 and 37 in float64.
 
     Args:
         input: Numbers of any shape; log odds, if the output is to be a probability.
@@ -261,7 +264,7 @@ def log_softmax(
     input: Float[Tensor, "*shape"], dim: int | None = None
 ) -> Float[Tensor, "*shape"]:
     r"""The logarithm of :func:`softmax`, finite even where the probability itself rounds to
-    zero.
+    zero. Where it rounds to one, the logarithm is zero.
 
     .. math:: y_i = x_i - m - \log \sum_j e^{x_j - m}, \qquad m = \max_j x_j, \qquad
               \frac{\partial L}{\partial x_k} = g_k - e^{y_k} \sum_i g_i
