@@ -518,12 +518,14 @@ def test_a_solution_opens_with_one_click_and_a_link_leads_to_its_figure(opened):
 
 def test_a_chapter_runs_from_its_first_cell_to_its_last(opened):
     page = opened("04-backpropagation")
+    kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel"
+    page.wait_for_function(f"{kernel}?.status === 'idle'", timeout=60_000)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
     page.wait_for_function(
         """() => {
-            const code = [...document.querySelectorAll(".jp-Notebook .jp-CodeCell")];
-            const prompts = code.map(cell => cell.querySelector(".jp-InputPrompt").textContent);
-            return prompts.every(prompt => /\\[\\d+\\]/.test(prompt))
+            const cells = window.jupyterapp.shell.currentWidget.content.widgets;
+            const code = cells.filter(cell => cell.model.type === "code");
+            return code.every(cell => cell.model.executionCount)
                 || document.querySelector("[data-mime-type='application/vnd.jupyter.error']");
         }""",
         timeout=300_000,
