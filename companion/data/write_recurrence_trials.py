@@ -29,14 +29,17 @@ DIGITS = {"blanks": (0, 1, 3, 7), "rates": (1e-3, 3e-3, 1e-2, 3e-2), "epochs": 3
 COPY = {"distances": (1, 5, 10, 20, 40), "steps": 400, "lr": 0.005}
 
 
-def started(inputs: int, start: str) -> RNN:
-    """An RNN of 32 units with its usual start, an orthogonal matrix, or ReLU and identity."""
+def started(inputs: int, start: str, biases: str | None = None) -> RNN:
+    """An RNN of 32 units with its usual start, an orthogonal matrix, or ReLU and identity; its
+    biases are ``"zero"`` or ``"usual"``, by default usual for the usual start only.
+    """
     rnn = RNN(inputs, 32, nonlinearity="relu" if start == "identity" else "tanh")
     if start != "usual":
         with torch.no_grad():
             orthogonal = torch.linalg.qr(torch.randn(32, 32)).Q
             rnn.weight_hh_l0.copy_(torch.eye(32) if start == "identity" else orthogonal)
-            rnn.bias_ih_l0.zero_(), rnn.bias_hh_l0.zero_()
+    if (biases or start) != "usual":
+        nn.init.zeros_(rnn.bias_ih_l0), nn.init.zeros_(rnn.bias_hh_l0)
     return rnn
 
 
@@ -84,14 +87,19 @@ def copy_task(n: int, distance: int, draws: torch.Generator) -> tuple[Tensor, Te
     return one_hot(torch.cat([symbols, blanks, now]), 10).float(), symbols
 
 
-def copy_symbols(start: str, distance: int, seed: int) -> float:
-    """The share of symbols that a freshly trained network copies right in new sequences."""
+def copy_symbols(
+    start: str, distance: int, seed: int, biases: str | None = None, **changes: float
+) -> float:
+    """The share of symbols that a freshly trained network copies right in new sequences;
+    ``changes`` are other ``steps`` or another ``lr`` than in ``COPY``.
+    """
     torch.manual_seed(seed)
-    rnn, head = started(10, start), Linear(32, 8)
+    settings = COPY | changes
+    rnn, head = started(10, start, biases), Linear(32, 8)
     draws = torch.Generator().manual_seed(seed)
     parameters = [*rnn.parameters(), *head.parameters()]
-    optimizer = Adam(parameters, lr=COPY["lr"])
-    for _ in range(COPY["steps"]):
+    optimizer = Adam(parameters, lr=settings["lr"])
+    for _ in range(settings["steps"]):
         x, symbols = copy_task(32, distance, draws)
         loss = cross_entropy(head(rnn(x)[0][-3:]).flatten(0, 1), symbols.flatten())
         step(loss, optimizer, parameters)
