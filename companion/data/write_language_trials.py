@@ -1,10 +1,12 @@
-"""Write ``language_trials.json``: a network with a window beside a recurrent one.
+"""Write ``language_trials.json``: networks with a window beside a recurrent one.
 
-Run ``python companion/data/write_language_trials.py``; it takes five minutes on one core.
-Both networks read the characters of :func:`companion.datasets.python_documentation`, have as
+Run ``python companion/data/write_language_trials.py``; it takes six minutes on one core.
+All networks read the characters of :func:`companion.datasets.python_documentation`, have as
 many parameters as each other, within one in a hundred, and see the same chunks in the same
 order. The learning rate of each is chosen on the validation text, with the first seed; two more
-seeds follow at the chosen rate. The chapter *Language models* draws the result, and runs a part
+seeds follow at the chosen rate. The controls share the numbers of a window's network out in
+other ways, or give it more of them; they are trained with the first seed, at the rate that both
+windows chose. The chapter *Language models* draws the result, and runs a part
 of it again. The text is not quite the same in every version of Python, so its size is kept.
 """
 
@@ -28,6 +30,15 @@ from companion.optimization import Adam, CosineWithWarmup
 from companion.recurrence import RNN
 
 EPOCHS, SEEDS, RATES = 14, (0, 1, 2), (1e-3, 4e-3, 1.6e-2, 6.4e-2)
+# window, length of a vector, hidden units (by default for as many parameters as the RNN has)
+WINDOWS = {"window 4": (4, 32, None), "window 8": (8, 32, None)}
+CONTROLS = {
+    "window 4, vectors of 16": (4, 16, None),
+    "window 4, vectors of 64": (4, 64, None),
+    "window 8, vectors of 16": (8, 16, None),
+    "window 8, 179 units": (8, 32, 179),
+}
+KINDS = ("RNN", *WINDOWS)
 
 
 class WindowModel(nn.Module):
@@ -63,26 +74,23 @@ class WindowModel(nn.Module):
 
 
 def model_of(kind: str, seed: int) -> nn.Module:
-    """A fresh model: ``"RNN"``, or ``"window 4"`` and so on."""
+    """A fresh model: one of ``KINDS`` or ``CONTROLS``."""
     torch.manual_seed(seed)
     size = len(CHARACTERS)
     if kind == "RNN":
         return LanguageModel(size, RNN(64, 128))
-    window = int(kind.split()[1])
-    wanted = count_parameters(LanguageModel(size, RNN(64, 128)))
-    vector = 32
-    hidden = round((wanted - size * vector - size) / (window * vector + 1 + size))
+    window, vector, hidden = (WINDOWS | CONTROLS)[kind]
+    if hidden is None:
+        wanted = count_parameters(LanguageModel(size, RNN(64, 128)))
+        hidden = round((wanted - size * vector - size) / (window * vector + 1 + size))
     return WindowModel(size, window, vector, hidden)
-
-
-KINDS = ("RNN", "window 4", "window 8")
 
 
 def learn(kind: str, rate: float, seed: int, epochs: int = EPOCHS) -> dict[str, Any]:
     """Bits on the validation text after each epoch, and on the test text in the end.
 
     Args:
-        kind: One of ``KINDS``.
+        kind: One of ``KINDS`` or ``CONTROLS``.
         rate: The learning rate with which training begins.
         seed: For the first weights.
         epochs: Where to stop; the schedule is always that of all ``EPOCHS``.
@@ -111,8 +119,12 @@ def write(target: Path) -> None:
         best = min(runs, key=lambda rate: runs[rate][0]["validation"][-1])
         runs[best] += [learn(kind, best, seed) for seed in SEEDS[1:]]
         trials[kind] = {str(rate): results for rate, results in runs.items()}
+    controls = {}
+    for kind in CONTROLS:
+        result = learn(kind, 1.6e-2, SEEDS[0])
+        controls[kind] = {"validation": result["validation"][-1], "test": result["test"]}
     characters = [len(text) for text in python_documentation()]
-    result = {"characters": characters, "trials": trials}
+    result = {"characters": characters, "trials": trials, "controls": controls}
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
