@@ -230,6 +230,7 @@ def test_the_state_is_carried_from_chunk_to_chunk_unless_told_otherwise(text):
     assert losses() == losses(carry=True) != losses(carry=False)
 
 
+@pytest.mark.usefixtures("plain_python")  # many calls
 def test_it_learns_what_there_is_to_know_and_carrying_the_state_helps_short_chunks():
     text = text_of(4000)
 
@@ -417,6 +418,7 @@ def test_too_many_streams_for_a_text_are_refused(text, streams):
         bits_per_character(small_model(), text, streams)
 
 
+@pytest.mark.usefixtures("plain_python")  # many calls
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_the_frequencies_of_samples_are_the_softmax_of_the_logits_over_the_temperature(
     text, temperature
@@ -508,6 +510,7 @@ def test_a_tail_is_cut_off_as_a_search_over_all_sets_of_tokens_finds(
     torch.testing.assert_close(drawn[0], expected.double(), rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.usefixtures("plain_python")  # many calls
 def test_the_frequencies_of_samples_from_a_nucleus_are_those_of_its_tokens():
     p, g = [0.1, 0.35, 0.05, 0.3, 0.2], torch.Generator().manual_seed(0)
     written = sample(Fixed(p), torch.tensor([0]), 4000, generator=g, top_k=4, top_p=0.8)
