@@ -4,7 +4,6 @@ import ast
 import html
 import inspect
 import textwrap
-from pathlib import Path
 
 from companion.checks import checked
 
@@ -94,8 +93,9 @@ def show(*things: object, docstring: bool = False) -> Source:
             )
         text = textwrap.dedent(inspect.getsource(thing))
         texts.append(text if docstring else _without_docstrings(text))
-        path = Path(inspect.getsourcefile(thing))
-        files += [f"companion/{path.name}", f"tests/test_{path.name}"]
+        files.append(f"{module.replace('.', '/')}.py")
+        if module.count(".") == 1:  # a script in data/ is tested with the module that it serves
+            files.append(f"tests/test_{module.removeprefix('companion.')}.py")
     return Source("\n\n".join(texts).rstrip("\n"), list(dict.fromkeys(files)))
 
 

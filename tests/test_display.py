@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from companion import training
+from companion.data.write_lstm_ablations import learn
 from companion.display import Source, show
 from companion.training import History, accuracy, fit
 
@@ -68,6 +69,11 @@ def test_the_page_links_to_the_module_and_its_tests_which_exist():
     links = re.findall(r'href="\.\./([^"]+)"', page)
     assert links == ["companion/training.py", "tests/test_training.py"]
     assert all((ROOT / link).exists() for link in links)
+
+
+def test_a_script_beside_the_data_is_linked_where_it_is():
+    assert show(learn).files == ["companion/data/write_lstm_ablations.py"]
+    assert (ROOT / show(learn).files[0]).exists()
 
 
 def test_the_page_is_the_source_in_colours():

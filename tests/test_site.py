@@ -314,7 +314,7 @@ def test_a_figure_has_the_ground_of_the_page_and_ink_that_stands_out_from_it(
 
 def test_a_link_to_report_an_error_waits_for_the_address_of_the_repository(site, tmp_path):
     for page in PAGES:
-        assert "Report an error" not in (site / f"{page}.html").read_text(encoding="utf-8")
+        assert "Report an error on this page" not in (site / f"{page}.html").read_text("utf-8")
     (tmp_path / "index.rst").write_text("A page\n======\n", encoding="utf-8")
     configuration = [
         f"import sys; sys.path[:0] = [{str(ROOT / 'book' / '_ext')!r}]",
@@ -327,7 +327,7 @@ def test_a_link_to_report_an_error_waits_for_the_address_of_the_repository(site,
     subprocess.run(command, check=True)
     page = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
     assert 'href="https://github.com/someone/book/issues/new?title=Error+in+index"' in page
-    assert "Report an error" in page
+    assert "Report an error on this page" in page
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A page of highlighted source for each module of the companion and each of its test files.
+"""A page of highlighted source for each file of the companion and each of its test files.
 
 In JupyterLab a chapter's link to ``../companion/layers.py`` opens that file; on the site it
 opens the file's page.
@@ -11,12 +11,13 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-LINK = re.compile(r'href="((?:\.\./)*(?:companion|tests)/\w+\.py)"')
+LINK = re.compile(r'href="((?:\.\./)*(?:companion(?:/data)?|tests)/\w+\.py)"')
 
 
 def source_pages(app):
     root = Path(app.srcdir)
-    for path in sorted([*root.glob("companion/*.py"), *root.glob("tests/test_*.py")]):
+    patterns = ("companion/*.py", "companion/data/*.py", "tests/test_*.py")
+    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
         name = path.relative_to(root).as_posix()
         code = highlight(
             path.read_text(encoding="utf-8"), PythonLexer(), HtmlFormatter(nowrap=True)
