@@ -121,7 +121,7 @@ def receptive_field(layers: Sequence[Sequence[int]]) -> tuple[int, int]:
 
     Returns:
         The side of the receptive field, :math:`r`, and how far apart those of neighbours are,
-            :math:`j`; in pixels.
+        :math:`j`; in pixels.
 
     Raises:
         ValueError: If a layer is not two or three positive numbers.

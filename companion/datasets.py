@@ -81,7 +81,7 @@ def digits() -> Splits:
 
     Returns:
         ``x`` of shape (examples, 1, 8, 8), the share of dark dots from 0 to 1, and ``y`` from 0
-            to 9.
+        to 9.
 
     Source: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine
     Learning Repository (1998), https://doi.org/10.24432/C50P49, the 1,797 images of its test

@@ -361,7 +361,7 @@ def cross_entropy(
 
     Returns:
         The mean or the sum, a scalar, or every place's loss; in nats. The mean is ``nan`` if
-            every place is ignored.
+        every place is ignored.
 
     Raises:
         TypeError: If the targets are neither of type int64 nor probabilities, or the weights
@@ -725,6 +725,6 @@ def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
 
     Returns:
         The number of elements of all parameters; a parameter that several layers share counts
-            once.
+        once.
     """
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)

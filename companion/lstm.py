@@ -319,7 +319,7 @@ def pretrained_language_model() -> LanguageModel:
 
     Returns:
         The model, in evaluation mode and single precision; :func:`companion.datasets.encode`
-            makes its tokens.
+        makes its tokens.
     """
     from safetensors.torch import load
 

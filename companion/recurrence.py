@@ -481,7 +481,7 @@ def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     Returns:
         The same, but it raises a RuntimeError where ``create_graph=True`` asks for a gradient
-            with a graph of its own.
+        with a graph of its own.
     """
 
     @wraps(backward)
