@@ -8,13 +8,16 @@ Splits are fixed. Train on the first part, choose on the second, and report on t
 trains nothing and chooses nothing.
 """
 
+import ast
 import gzip
 import math
 import os
 import re
+import sysconfig
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import sha256 as sha256_of
 from importlib.resources import files
@@ -30,7 +33,9 @@ from companion.checks import checked
 
 __all__ = [
     "CHARACTERS",
+    "DOCSTRING_PACKAGES",
     "FASHION_MNIST_CLASSES",
+    "BagsOfWords",
     "Examples",
     "Splits",
     "Texts",
@@ -38,6 +43,7 @@ __all__ = [
     "cache_folder",
     "decode",
     "digits",
+    "docstrings",
     "download",
     "encode",
     "fashion_mnist",
@@ -199,6 +205,147 @@ def _new_paragraphs(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
                 seen.add(paragraph)
                 kept.append((name, f"{paragraph}\n\n"))
     return kept
+
+
+class BagsOfWords(NamedTuple):
+    """The three fixed parts of a set of texts, as counts of words. The order of the words in a
+    text is forgotten.
+    """
+
+    train: Examples
+    """What a model is fitted to."""
+    validation: Examples
+    """What settles every choice."""
+    test: Examples
+    """What is reported, once, at the end."""
+    words: tuple[str, ...]
+    """The words that are counted, one for each column of ``x``, in alphabetical order."""
+
+
+DOCSTRING_PACKAGES = (
+    "asyncio",
+    "decimal",
+    "email",
+    "http",
+    "importlib",
+    "logging",
+    "multiprocessing",
+    "turtle",
+    "unittest",
+    "xml",
+)
+"""The names of the ten labels of :func:`docstrings`, in their order."""
+
+# words; what is shorter, such as "Return self.", could stand anywhere
+_SHORTEST = 5
+# the share of all words of two docstrings that both have, from which they are relatives
+_ALIKE = 0.5
+
+
+@checked
+def docstrings(library: str | Path | None = None) -> BagsOfWords:
+    """The docstrings of Python's standard library, as counts of their words, labelled by the
+    package or module that they come from.
+
+    The ten that are labels have the most docstrings among those that every installation of
+    Python 3.11 and later has on every platform. Their source is read, not imported: modules,
+    classes and functions, without tests; ``decimal`` is what it is called in Python,
+    ``_pydecimal.py``. A word is two or more letters from a to z in a row, in lower case;
+    docstrings of fewer than five words are left out. In Python 3.11 there are 2,155: 1,434 to
+    train on, 245 to choose on and 476 to test on, and 2,201 words; the rarest label is that of
+    134, the most frequent of 304. Versions 3.12 to 3.14 differ by a few in a hundred.
+
+    **Nothing is repeated, and relatives stay together.** What has the same set of words as a
+    docstring before it is left out. Where two share half of their words or more (a method and
+    its twin, the copy in a subclass), both are in the same part, and so are their relatives in
+    turn. Which part that is follows from a checksum of the words: about seven in ten train, one
+    in ten validates and two in ten test, and a docstring is in the same part in every version
+    of Python that has it with the same relatives.
+
+    Args:
+        library: The folder of the standard library to read; that of the running Python by
+            default.
+
+    Returns:
+        ``x`` of shape (examples, words), how often each word occurs, for words that occur in at
+        least two training docstrings; ``y`` from 0 to 9, named by :data:`DOCSTRING_PACKAGES`;
+        and the words.
+
+    Raises:
+        FileNotFoundError: If the source of one of the packages is not there.
+        ValueError: If one of the three parts would be empty.
+
+    Source: CPython's standard library. Licence: PSF License Agreement, version 2.
+    """
+    folder = Path(sysconfig.get_path("stdlib") if library is None else library).expanduser()
+    bags = {}  # of each set of words, the first docstring that has it
+    for label, package in enumerate(DOCSTRING_PACKAGES):
+        for words in _docstrings_of(folder, package):
+            if len(words) >= _SHORTEST:
+                bags.setdefault(frozenset(words), (Counter(words), label))
+    documents = list(bags.values())
+    tenth = _family(list(bags)) % 10
+    part = (tenth >= 7).long() + (tenth >= 8).long()
+    if part.bincount(minlength=3).min() == 0:
+        raise ValueError(
+            f"{folder} has {len(documents)} different docstrings of {_SHORTEST} words or more, "
+            "too few for three parts: pass library= with the folder Lib of CPython's source"
+        )
+    seen = Counter(
+        word for (bag, _), p in zip(documents, part, strict=True) if p == 0 for word in bag
+    )
+    vocabulary = tuple(sorted(word for word, times in seen.items() if times >= 2))
+    place = {word: column for column, word in enumerate(vocabulary)}
+    entries = [
+        (row, place[word], times)
+        for row, (bag, _) in enumerate(documents)
+        for word, times in bag.items()
+        if word in place
+    ]
+    rows, columns, times = torch.tensor(entries).T
+    x = torch.zeros(len(documents), len(vocabulary))
+    x[rows, columns] = times.float()
+    y = torch.tensor([label for _, label in documents])
+    return BagsOfWords(*(Examples(x[part == p], y[part == p]) for p in range(3)), vocabulary)
+
+
+def _docstrings_of(folder: Path, package: str) -> Iterator[list[str]]:
+    """The words of each docstring in a package or a module."""
+    name = {"decimal": "_pydecimal"}.get(package, package)
+    sources = sorted((folder / name).rglob("*.py"), key=Path.as_posix)
+    for source in sources or [folder / f"{name}.py"]:
+        if not source.is_file():
+            raise FileNotFoundError(
+                f"{source} is not there: docstrings are read from the source of the standard "
+                "library, which this Python lacks; pass library= with the folder Lib of "
+                "CPython's source"
+            )
+        if "test" in source.relative_to(folder).parts:
+            continue
+        for node in ast.walk(ast.parse(source.read_bytes())):
+            if isinstance(node, _WITH_DOCSTRING):
+                yield re.findall("[a-z]{2,}", (ast.get_docstring(node) or "").lower())
+
+
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _family(bags: Sequence[frozenset[str]]) -> Int64[Tensor, " bags"]:
+    """A checksum for each set of words, the same for relatives and for theirs in turn."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    place = {word: column for column, word in enumerate(sorted(frozenset().union(*bags)))}
+    rows = [row for row, bag in enumerate(bags) for _ in bag]
+    columns = [place[word] for bag in bags for word in bag]
+    has = csr_array((np.ones(len(rows)), (rows, columns)))
+    both = (has @ has.T).toarray()  # words, (bags, bags)
+    either = both.diagonal()[:, None] + both.diagonal() - both
+    _, family = connected_components(both >= _ALIKE * either)
+    checksums = np.array([zlib.crc32(" ".join(sorted(bag)).encode()) for bag in bags])
+    lowest = np.full(family.max() + 1, 2**32)
+    np.minimum.at(lowest, family, checksums)
+    return torch.from_numpy(lowest[family])
 
 
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127))) + "\N{REPLACEMENT CHARACTER}"

@@ -1,7 +1,14 @@
+import _pydecimal
+import asyncio
 import contextlib
+import email.message
 import gzip
 import hashlib
+import inspect
+import itertools
 import json
+import logging
+import re
 import runpy
 import socket
 import string
@@ -9,6 +16,8 @@ import subprocess
 import sys
 import threading
 import time
+import unittest
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,16 +29,19 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images, make_moons
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier
 
 from companion import datasets
 from companion.datasets import (
     CHARACTERS,
+    DOCSTRING_PACKAGES,
     FASHION_MNIST_CLASSES,
     blobs,
     cache_folder,
     decode,
     digits,
+    docstrings,
     download,
     encode,
     fashion_mnist,
@@ -380,6 +392,152 @@ def test_decoding_undoes_encoding_but_for_foreign_characters():
 def test_a_number_that_is_no_characters_is_refused(number):
     with pytest.raises(ValueError, match=r"between 0 and 96, got"):
         decode(torch.tensor([5, number]))
+
+
+# Docstrings
+
+
+@pytest.fixture(scope="module")
+def bags():
+    return docstrings()
+
+
+def word_counts(text):
+    return Counter(re.findall("[a-z]{2,}", text.lower()))
+
+
+def test_docstrings_are_counts_of_words_in_three_parts(bags, float64_default):
+    sizes = [len(part.x) for part in bags[:3]]
+    # 3.11: 1434, 245, 476; the other versions to 3.14 have up to 2 in 100 more
+    for size, expected in zip(sizes, (1434, 245, 476), strict=True):
+        assert 0.85 * expected < size < 1.2 * expected
+    assert 2000 < len(bags.words) < 2600
+    assert list(bags.words) == sorted(set(bags.words))
+    for x, y in bags[:3]:
+        assert x.shape == (len(y), len(bags.words))
+        assert x.dtype == torch.float32
+        assert y.dtype == torch.int64
+        assert torch.equal(x, x.round())
+        assert x.min() == 0
+        assert y.bincount(minlength=10).min() >= 10
+    labels = torch.cat([part.y for part in bags[:3]]).bincount()
+    assert len(labels) == len(DOCSTRING_PACKAGES) == 10
+    assert labels.min() > 100
+
+
+def test_a_word_counts_if_two_training_docstrings_have_it(bags):
+    assert (bags.train.x > 0).sum(0).min() == 2
+
+
+@pytest.mark.parametrize(
+    ("thing", "package"),
+    [
+        (asyncio.run, "asyncio"),
+        (asyncio.Queue.join, "asyncio"),
+        (_pydecimal.Decimal.quantize, "decimal"),
+        (email.message.Message.get_payload, "email"),
+        (logging, "logging"),
+        (unittest.TestCase.assertRaises, "unittest"),
+    ],
+)
+def test_what_an_object_tells_of_itself_is_among_them(bags, thing, package):
+    expected = word_counts(inspect.getdoc(thing))
+    row = torch.tensor([float(expected[word]) for word in bags.words])
+    found = [
+        DOCSTRING_PACKAGES[label]
+        for x, y in bags[:3]
+        for label in y[(x == row).all(1)].tolist()
+    ]
+    assert package in found
+
+
+def similar(a, b):
+    return len(a & b) / len(a | b)
+
+
+def test_relatives_have_one_checksum_and_others_have_others():
+    g = torch.Generator().manual_seed(0)
+    bags = [frozenset(f"w{i}" for i in torch.randint(12, (6,), generator=g)) for _ in range(40)]
+    bags = list(dict.fromkeys(bags + [frozenset(f"v{i}{j}" for j in range(9)) for i in "abc"]))
+    related = {bag: {other for other in bags if similar(bag, other) >= 0.5} for bag in bags}
+    while True:  # relatives of relatives
+        wider = {bag: set().union(*(related[r] for r in related[bag])) for bag in bags}
+        if wider == related:
+            break
+        related = wider
+    family = datasets._family(bags).tolist()
+    for i, a in enumerate(bags):
+        for j, b in enumerate(bags):
+            assert (family[i] == family[j]) == (b in related[a])
+    assert datasets._family(bags[::-1]).tolist() == family[::-1]
+
+
+def test_no_docstring_of_the_test_has_a_relative_among_the_others(bags):
+    # judged on whole docstrings, outside the function that divides them
+    library = Path(inspect.getsourcefile(inspect)).parent
+    whole = {
+        frozenset(words)
+        for package in DOCSTRING_PACKAGES
+        for words in datasets._docstrings_of(library, package)
+        if len(words) >= 5
+    }
+    counted, columns = set(bags.words), {w: i for i, w in enumerate(bags.words)}
+    part_of = {}
+    for part, (x, _) in enumerate(bags[:3]):
+        for row in x:
+            part_of.setdefault(frozenset(row.nonzero()[:, 0].tolist()), set()).add(part)
+    parts = {bag: part_of[frozenset(columns[word] for word in bag & counted)] for bag in whole}
+    train = [bag for bag in whole if parts[bag] == {0}]
+    test = [bag for bag in whole if parts[bag] == {2}]
+    assert len(train) > 1200
+    assert len(test) > 400
+    assert max(similar(a, b) for a in test[::10] for b in train) < 0.5
+
+
+def test_a_small_library_is_read_as_it_should_be(tmp_path):
+    for package in DOCSTRING_PACKAGES:
+        name = "_pydecimal" if package == "decimal" else package
+        text = ""
+        for own in ("".join(pair) for pair in itertools.product("abcdefgh", repeat=2)):
+            words = " ".join(package + own + letter for letter in "abcdef")
+            text += f'def f():\n    """Alpha Beta_gamma {words} 2nd x: beta."""\n'
+        if package in ("turtle", "decimal"):
+            (tmp_path / f"{name}.py").write_text(text)
+        else:
+            (tmp_path / name / "inner").mkdir(parents=True)
+            (tmp_path / name / "inner" / "a.py").write_text(text)
+    (tmp_path / "xml" / "b.py").write_text(
+        '"""A module of five good words."""\n'
+        'class A:\n    """A class of five good words."""\n'
+        '    async def f(self):\n        """Only four, words, here."""\n'
+    )
+    (tmp_path / "xml" / "test").mkdir()
+    (tmp_path / "xml" / "test" / "c.py").write_text('"""A test of five good words."""\n')
+    small = docstrings(tmp_path)
+    x, y = (torch.cat([part[i] for part in small[:3]]) for i in (0, 1))
+    assert y.bincount().tolist() == [64] * 9 + [66]
+    assert "test" not in small.words
+    assert "only" not in small.words
+    rows = x[:, [small.words.index(word) for word in ("alpha", "beta", "gamma", "nd")]]
+    assert rows.unique(dim=0).tolist() == [[0, 0, 0, 0], [1, 2, 1, 1]]
+    (tmp_path / "turtle.py").unlink()
+    with pytest.raises(FileNotFoundError, match=r"turtle\.py is not there.*pass library="):
+        docstrings(tmp_path)
+
+
+def test_a_library_without_docstrings_is_refused(tmp_path):
+    for package in DOCSTRING_PACKAGES:
+        name = "_pydecimal" if package == "decimal" else package
+        (tmp_path / f"{name}.py").write_text('"""One docstring of six short words."""\n')
+    with pytest.raises(ValueError, match="has 1 different docstrings of 5 words or more, too"):
+        docstrings(tmp_path)
+
+
+def test_words_tell_the_package_and_a_linear_model_can_learn_it(bags):
+    judge = MultinomialNB(alpha=0.1).fit(*bags.train)
+    assert 0.8 < judge.score(*bags.test) < 0.95  # 0.87
+    most_frequent = (bags.test.y == bags.train.y.bincount().argmax()).double().mean()
+    assert most_frequent < 0.2
 
 
 # Fashion-MNIST

@@ -640,6 +640,7 @@ TABLE = {
     "datasets.decode": lambda: [
         call(datasets.decode, "tokens:empty tokens:larger?", tokens=TOKENS)
     ],
+    "datasets.docstrings": lambda: [call(datasets.docstrings, "library:word", library=None)],
     "datasets.download": lambda: [
         call(
             datasets.download,
@@ -1144,6 +1145,7 @@ def cell(cls, states=1, **options):
 # what takes no argument, or whatever it is given
 ANYTHING = {
     "checks.Unbounded",
+    "datasets.BagsOfWords",
     "datasets.Examples",
     "datasets.Splits",
     "datasets.Texts",
