@@ -19,6 +19,7 @@ from companion import (
     plotting,
     recurrence,
     training,
+    variational_autoencoders,
 )
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "plotting",
     "recurrence",
     "training",
+    "variational_autoencoders",
 ]
 __version__ = "0.1.0"

@@ -31,6 +31,7 @@ from companion import (
     plotting,
     recurrence,
     training,
+    variational_autoencoders,
 )
 from companion.backpropagation import Variable
 
@@ -1086,7 +1087,115 @@ TABLE = {
     "training.modes_kept": lambda: [
         call(lambda model: training.modes_kept(model).__enter__(), model=nn.ReLU())
     ],
+    "variational_autoencoders.Autoencoder": lambda: [
+        call(
+            variational_autoencoders.Autoencoder,
+            encoder=layers.Linear(3, 2),
+            decoder=layers.Linear(2, 3),
+        )
+    ],
+    "variational_autoencoders.Bernoulli": lambda: likelihood(
+        variational_autoencoders.Bernoulli(), (X > 0.5).float(), X
+    ),
+    "variational_autoencoders.DiagonalGaussian": lambda: [
+        call(variational_autoencoders.DiagonalGaussian, "least:2.5 least:0", least=0.1),
+        *likelihood(variational_autoencoders.DiagonalGaussian(), X, torch.cat([X, X], dim=1)),
+    ],
+    "variational_autoencoders.Gaussian": lambda: [
+        call(variational_autoencoders.Gaussian, "variance:2.5", variance=0.1),
+        *likelihood(variational_autoencoders.Gaussian(), X, X),
+    ],
+    "variational_autoencoders.ProbabilisticPCA": lambda: [
+        call(variational_autoencoders.ProbabilisticPCA, n_components=2),
+        call(
+            variational_autoencoders.ProbabilisticPCA(2).fit,
+            "x:dtype x:larger?",
+            x=X,
+        ),
+        call(
+            variational_autoencoders.ProbabilisticPCA(2).fit_em,
+            "x:dtype x:larger? tol:2.5 tol:0 seed:-1 seed:0",
+            x=X,
+            max_iter=3,
+            tol=0.1,
+            seed=1,
+        ),
+        *[
+            call(method, "x:empty x:larger0", x=X)
+            for fitted in [variational_autoencoders.ProbabilisticPCA(2).fit(X)]
+            for method in (fitted.posterior, fitted.score_samples, fitted.score)
+        ],
+    ],
+    "variational_autoencoders.VAE": lambda: [
+        call(
+            variational_autoencoders.VAE,
+            "likelihood:None",
+            encoder=layers.Linear(3, 4),
+            decoder=layers.Linear(2, 3),
+            likelihood=variational_autoencoders.Gaussian(),
+        ),
+        call(vae().encode, EXAMPLES, x=X),
+        call(vae().decode, CODES, z=X[:, :2]),
+        call(vae().sample, CODES, z=X[:, :2]),
+        call(vae().terms, ONE_CODE, x=X, q=(X[:, :2], X[:, :2]), noise=X[:, :2]),
+        call(
+            vae().elbo,
+            f"{ONE_CODE} beta:2.5 beta:0",
+            x=X,
+            q=(X[:, :2], X[:, :2]),
+            beta=2.0,
+            noise=X[:, :2],
+        ),
+        call(vae().iwae_bound, EXAMPLES, x=X, samples=3),
+        call(
+            vae().iwae_bound,
+            "x:less q:None noise:None noise:larger0",
+            x=X,
+            q=(X[:, :2], X[:, :2]),
+            noise=torch.rand(3, 5, 2),
+        ),
+    ],
+    "variational_autoencoders.active_units": lambda: [
+        call(
+            variational_autoencoders.active_units,
+            "mean:dtype mean:larger? threshold:2.5 threshold:0",
+            mean=X,
+            threshold=0.1,
+        )
+    ],
+    "variational_autoencoders.kl_divergence": lambda: [
+        call(variational_autoencoders.kl_divergence, mean=X, log_variance=X)
+    ],
+    "variational_autoencoders.reparameterise": lambda: [
+        call(
+            variational_autoencoders.reparameterise,
+            "noise:None noise:more",
+            mean=X,
+            log_variance=X,
+            noise=X,
+        )
+    ],
 }
+
+# of a VAE: more or fewer of them are as good
+EXAMPLES = "x:more x:less x:empty x:larger0"
+CODES = "z:more z:less z:empty z:larger0"
+ONE_CODE = "x:less q:None noise:None noise:more"
+
+
+def vae():
+    return variational_autoencoders.VAE(
+        layers.Linear(3, 4), layers.Linear(2, 3), variational_autoencoders.Gaussian()
+    )
+
+
+def likelihood(module, x, decoded):
+    alone = "decoded:more decoded:dtype decoded:less decoded:empty decoded:larger?"
+    return [
+        call(module.log_prob, "x:less decoded:more", x=x, decoded=decoded),
+        call(module.mean, alone, decoded=decoded),
+        call(module.sample, alone, decoded=decoded),
+    ]
 
 
 def optimizer(cls, allow="", **options):
