@@ -18,6 +18,7 @@ MODULES = (  # in the order of the chapters
     "recurrence",
     "language_models",
     "lstm",
+    "expectation_maximization",
 )
 
 COLUMNS = ("aim ≤", "1 thread", "2 threads", "ours, ms", "theirs, ms", "aim met?")

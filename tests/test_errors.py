@@ -24,6 +24,7 @@ from companion import (
     convolution,
     datasets,
     display,
+    expectation_maximization,
     language_models,
     layers,
     lstm,
@@ -161,6 +162,7 @@ def bad_endings(make):
 
 X = torch.rand(5, 3)
 Y = torch.tensor([0, 1, 2, 1, 0])
+MIXED = torch.rand(30, 3)
 IMAGES = torch.rand(2, 4, 8, 8)
 TOKENS = torch.arange(60) % 7
 
@@ -684,6 +686,80 @@ TABLE = {
             thing=layers.mse_loss,
             docstring=True,
         )
+    ],
+    "expectation_maximization.GaussianMixture": lambda: [
+        call(
+            lambda **options: expectation_maximization.GaussianMixture(**options).fit(MIXED),
+            "max_iter:0 tol:0 tol:2.5 reg_covar:0 reg_covar:2.5",
+            n_components=2,
+            covariance_type="diag",
+            tol=0.1,
+            reg_covar=0.1,
+            max_iter=30,
+            n_init=1,
+            init_params="random",
+            warm_start=False,
+        ),
+        call(
+            lambda **options: expectation_maximization.GaussianMixture(3, **options).fit(MIXED),
+            "*:dtype *:None",
+            weights_init=torch.full((3,), 1 / 3),
+            means_init=MIXED[:3],
+            precisions_init=torch.eye(3).expand(3, 3, 3).clone(),
+            random_state=None,
+        ),
+        call(
+            lambda X: expectation_maximization.GaussianMixture(2, random_state=0).fit(X),
+            "X:dtype X:larger?",
+            X=MIXED,
+        ),
+    ],
+    "expectation_maximization.KMeans": lambda: [
+        call(
+            lambda **options: expectation_maximization.KMeans(**options).fit(MIXED),
+            "tol:0 tol:2.5",
+            n_clusters=2,
+            init="random",
+            n_init=1,
+            max_iter=30,
+            tol=0.1,
+        ),
+        call(
+            lambda init: expectation_maximization.KMeans(3, init=init).fit(MIXED),
+            "init:dtype",
+            init=MIXED[:3],
+        ),
+        call(
+            lambda X: expectation_maximization.KMeans(2).fit(X),
+            "X:dtype X:larger?",
+            X=MIXED,
+        ),
+    ],
+    "expectation_maximization.UnconstrainedMixture": lambda: [
+        call(
+            expectation_maximization.UnconstrainedMixture,
+            "*:dtype",
+            weights=torch.full((3,), 1 / 3),
+            means=MIXED[:3],
+            precisions_cholesky=torch.eye(3).expand(3, 3, 3).clone(),
+        ),
+        call(
+            expectation_maximization.UnconstrainedMixture(
+                torch.full((3,), 1 / 3), MIXED[:3], torch.eye(3).expand(3, 3, 3)
+            ),
+            "X:larger0 X:empty",
+            X=MIXED,
+        ),
+    ],
+    "expectation_maximization.kmeans_plus_plus": lambda: [
+        call(
+            expectation_maximization.kmeans_plus_plus,
+            "X:dtype X:larger? n_local_trials:None",
+            X=MIXED,
+            n_clusters=3,
+            random_state=None,
+            n_local_trials=2,
+        ),
     ],
     "language_models.Embedding": lambda: [
         call(
