@@ -19,6 +19,7 @@ MODULES = (  # in the order of the chapters
     "language_models",
     "lstm",
     "expectation_maximization",
+    "mixture_of_experts",
 )
 
 COLUMNS = ("aim ≤", "1 thread", "2 threads", "ours, ms", "theirs, ms", "aim met?")

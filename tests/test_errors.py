@@ -28,6 +28,7 @@ from companion import (
     language_models,
     layers,
     lstm,
+    mixture_of_experts,
     optimization,
     plotting,
     recurrence,
@@ -169,6 +170,10 @@ TOKENS = torch.arange(60) % 7
 
 def model():
     return language_models.LanguageModel(7, recurrence.RNN(4, 5))
+
+
+def experts():
+    return mixture_of_experts.MixtureOfExperts(3, 3, 2, task="classification")
 
 
 def sgd():
@@ -944,6 +949,85 @@ TABLE = {
     "lstm.GRUCell": lambda: cell(lstm.GRUCell),
     "lstm.LSTM": lambda: recurrent(lstm.LSTM, states=2),
     "lstm.LSTMCell": lambda: cell(lstm.LSTMCell, states=2),
+    "mixture_of_experts.MixtureOfExperts": lambda: [
+        call(
+            mixture_of_experts.MixtureOfExperts,
+            "hidden:short hidden:long hidden:none gate_hidden:short gate_hidden:long "
+            "gate_hidden:none min_variance:2.5",
+            in_features=3,
+            out_features=2,
+            n_experts=4,
+            task="regression",
+            hidden=[4],
+            gate_hidden=[4],
+            activation=torch.relu,
+            min_variance=1e-3,
+        ),
+        call(experts(), "input:empty input:larger0", input=X),
+        call(experts().log_joint, x=X, y=Y),
+        call(experts().loss, x=X, y=Y),
+        call(experts().responsibilities, x=X, y=Y),
+        call(experts().m_step, "lr:2.5", x=X, y=Y, r=torch.rand(5, 2), inner=2, lr=0.1),
+        call(
+            experts().fit_em,
+            "tol:inf tol:-inf tol:-1.0 tol:2.5 tol:0 lr:2.5",
+            x=X,
+            y=Y,
+            max_iter=2,
+            tol=1e-3,
+            inner=2,
+            lr=0.1,
+        ),
+        call(
+            lambda x, y: (m := experts()).fit(
+                x, y, optimization.SGD(m.parameters(), lr=0.1), progress=False
+            ),
+            x=X,
+            y=Y,
+        ),
+    ],
+    "mixture_of_experts.SparseMixtureOfExperts": lambda: [
+        call(
+            mixture_of_experts.SparseMixtureOfExperts,
+            in_features=3,
+            hidden=4,
+            n_experts=5,
+            top_k=2,
+            activation=torch.relu,
+        ),
+        call(
+            mixture_of_experts.SparseMixtureOfExperts(3, 4, 5),
+            "input:more input:less input:larger0",
+            input=X,
+        ),
+    ],
+    "mixture_of_experts.irls": lambda: [
+        call(
+            mixture_of_experts.irls,
+            x=X,
+            target=torch.rand(5, 3).softmax(1),
+            weight=torch.rand(5),
+            W=torch.rand(3, 4),
+            steps=2,
+        )
+    ],
+    "mixture_of_experts.load_balancing_loss": lambda: [
+        call(
+            mixture_of_experts.load_balancing_loss,
+            "probabilities:dtype probabilities:larger1 chosen:int32 chosen:larger1",
+            probabilities=torch.rand(5, 3).softmax(1),
+            chosen=Y[:, None],
+        )
+    ],
+    "mixture_of_experts.weighted_least_squares": lambda: [
+        call(
+            mixture_of_experts.weighted_least_squares,
+            "x:larger1 y:larger1",
+            x=X,
+            y=torch.rand(5, 2),
+            weight=torch.rand(5),
+        )
+    ],
     "optimization.Adam": lambda: optimizer(
         optimization.Adam,
         "betas:entry_0",
