@@ -1,6 +1,6 @@
 """Write ``recurrence_trials.json``: how far back a plain recurrent network learns to remember.
 
-Run ``python companion/data/write_recurrence_trials.py``; it takes four minutes on one core.
+Run ``python companion/data/write_recurrence_trials.py``; it takes three minutes on one core.
 The chapter *Recurrence* explains both trials, draws the result, and runs a part of them again.
 
 *Digits*: the rows of a handwritten digit come one at a time, each followed by a number of empty
