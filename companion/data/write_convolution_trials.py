@@ -1,6 +1,6 @@
 """Write ``convolution_trials.json``: LeNet beside networks that lack one of its parts.
 
-Run ``python companion/data/write_convolution_trials.py``; it takes six to eight minutes on
+Run ``python companion/data/write_convolution_trials.py``; it takes seven minutes on
 one core. The chapter *Convolution* explains the networks, draws the results, and trains some of
 them again.
 
