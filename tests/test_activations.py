@@ -458,13 +458,15 @@ def test_the_script_of_the_trials_writes_what_is_stored_but_for_the_settings(
 ):
     assert stored["settings"] == script["SETTINGS"]
     script["SETTINGS"].update(epochs=1, rates=[0.01, 0.03], first=[0.01], width=4)
+    script["SETTINGS"]["patient"]["epochs"] = 2
     few = Splits(*(Examples(x[:32], y[:32]) for x, y in digits()))
     script["write"](tmp_path / "trials.json", few)
     fresh = json.loads((tmp_path / "trials.json").read_text(encoding="utf-8"))
     assert fresh["trials"].keys() == stored["trials"].keys()
-    for depth, trials in stored["trials"].items():
-        assert fresh["trials"][depth].keys() == trials.keys()
-        for result in (fresh["trials"][depth], trials):
+    pairs = [(fresh["trials"][depth], trials) for depth, trials in stored["trials"].items()]
+    for new, old in [*pairs, (fresh["patient"], stored["patient"])]:
+        assert new.keys() == old.keys()
+        for result in (new, old):
             for trial in result.values():
                 assert trial.keys() == {"rate", "validation", "test"}
                 assert [len(runs) for runs in trial["validation"].values()] == [3] * len(
@@ -494,7 +496,7 @@ def test_the_stored_scores_are_the_scripts(script, stored, depth, name, seed):
     ],
 )
 def test_a_rate_is_looked_for_until_the_best_is_inside(script, monkeypatch, accuracy, best):
-    def scores(data, bend, depth, rate, seed):
+    def scores(data, bend, depth, rate, seed, epochs):
         return accuracy(rate), rate + seed
 
     monkeypatch.setitem(script["sweep"].__globals__, "scores", scores)
@@ -517,8 +519,11 @@ def test_the_bends_of_the_trials(script):
     torch.testing.assert_close(centred(z), torch.tanh(z / 2) / 2)
     rows_centred, _ = script["CAUSES"]["ReLU, rows centred"]
     torch.testing.assert_close(rows_centred(z).mean(1), torch.zeros(5).double())
-    held, _ = script["BENDS"]["GELU, held"]
-    torch.testing.assert_close(held(3 * z + 7), held(z))
+    for name, f in [("GELU, scaled", torch.nn.functional.gelu), ("ReLU, scaled", torch.relu)]:
+        scaled, _ = script["CAUSES"][name]
+        length = z.square().mean(1, keepdim=True).sqrt()
+        torch.testing.assert_close(scaled(z), f(z / length))
+        torch.testing.assert_close(scaled(3 * z), scaled(z))
     layers = script["network"]([400, 300, 2], centred, gain, seed=0).layers
     assert layers[0].weight.std().item() == pytest.approx(4 / 20, rel=0.02)
     assert not layers[0].bias.any()
