@@ -20,6 +20,7 @@ from companion import (
     optimization,
     plotting,
     recurrence,
+    semi_supervised,
     training,
     variational_autoencoders,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "optimization",
     "plotting",
     "recurrence",
+    "semi_supervised",
     "training",
     "variational_autoencoders",
 ]

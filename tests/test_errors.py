@@ -32,6 +32,7 @@ from companion import (
     optimization,
     plotting,
     recurrence,
+    semi_supervised,
     training,
     variational_autoencoders,
 )
@@ -1169,6 +1170,98 @@ TABLE = {
     "recurrence.first_derivative_only": lambda: [
         call(recurrence.first_derivative_only, backward=lambda ctx, g: g)
     ],
+    "semi_supervised.GaussianMixtureClassifier": lambda: [
+        *generative(
+            semi_supervised.GaussianMixtureClassifier,
+            "reg_covar:2.5",
+            covariance_type="diag",
+            reg_covar=0.1,
+        ),
+    ],
+    "semi_supervised.GenerativeClassifier": lambda: [
+        call(
+            semi_supervised.GenerativeClassifier,
+            "unlabelled_weight:0 max_iter:0 tol:0 tol:2.5 random_state:*",
+            unlabelled_weight=0.5,
+            hard=False,
+            components_per_class=1,
+            tol=0.1,
+            max_iter=3,
+            random_state=1,
+            warm_start=False,
+        )
+    ],
+    "semi_supervised.M2": lambda: [
+        call(
+            lambda **modules: semi_supervised.M2(**modules).loss(X, Y, X, alpha=0.5),
+            classifier=layers.Linear(3, 4),
+            encoder=layers.Linear(7, 4),
+            decoder=layers.Linear(6, 3),
+            likelihood=semi_supervised.MultinomialLikelihood(),
+        ),
+    ],
+    "semi_supervised.MultinomialLikelihood": lambda: [
+        call(
+            semi_supervised.MultinomialLikelihood().log_prob,
+            "x:less decoded:more",
+            x=X,
+            decoded=X.clone(),
+        )
+    ],
+    "semi_supervised.MultinomialNB": lambda: generative(
+        semi_supervised.MultinomialNB, "alpha:2.5", alpha=0.5
+    ),
+    "semi_supervised.SelfTrainingClassifier": lambda: [
+        call(
+            semi_supervised.SelfTrainingClassifier,
+            "threshold:0 max_iter:0 max_iter:None",
+            estimator=semi_supervised.MultinomialNB(),
+            threshold=0.5,
+            max_iter=3,
+        ),
+        call(
+            semi_supervised.SelfTrainingClassifier(semi_supervised.MultinomialNB()).fit,
+            "X:dtype X:larger1 y:int32",
+            X=X,
+            y=Y,
+        ),
+    ],
+    "semi_supervised.entropy_loss": lambda: [
+        call(semi_supervised.entropy_loss, "input:dtype input:empty input:larger?", input=X)
+    ],
+    "semi_supervised.fit_semi_supervised": lambda: [
+        call(
+            semi_supervised.fit_semi_supervised,
+            "unlabelled:more unlabelled:larger0 seed:-1 seed:0 epochs:0",
+            model=(linear := layers.Linear(3, 4)),
+            optimizer=optimization.SGD(linear.parameters(), lr=0.1),
+            loss=lambda x, y, u: layers.cross_entropy(linear(x), y) + linear(u).sum(),
+            labelled=(X, Y),
+            unlabelled=X,
+            epochs=1,
+            batch_size=2,
+            scheduler=None,
+            seed=1,
+            progress=False,
+        )
+    ],
+    "semi_supervised.hide_labels": lambda: [
+        call(
+            semi_supervised.hide_labels,
+            "y:int32 y:high y:low y:larger? seed:-1 seed:0",
+            y=Y,
+            keep=4,
+            seed=1,
+        )
+    ],
+    "semi_supervised.pseudo_label_loss": lambda: [
+        call(
+            semi_supervised.pseudo_label_loss,
+            "input:dtype input:empty input:larger? threshold:0",
+            input=X,
+            threshold=0.5,
+        )
+    ],
     "training.Minibatches": lambda: [
         call(
             training.Minibatches,
@@ -1355,6 +1448,21 @@ def likelihood(module, x, decoded):
         call(module.log_prob, "x:less decoded:more", x=x, decoded=decoded),
         call(module.mean, alone, decoded=decoded),
         call(module.sample, alone, decoded=decoded),
+    ]
+
+
+def generative(cls, allow, **options):
+    return [
+        call(
+            lambda **options: cls(**options).fit(X, Y),
+            f"{allow} unlabelled_weight:0 max_iter:0 tol:0 tol:2.5",
+            **options,
+            unlabelled_weight=0.5,
+            tol=0.1,
+            max_iter=3,
+        ),
+        call(cls(**options).fit, "X:dtype X:larger1 y:int32", X=X, y=Y),
+        call(cls(**options).fit(X, Y).predict_proba, "X:larger0 X:empty", X=X),
     ]
 
 
