@@ -21,6 +21,7 @@ from companion import (
     plotting,
     recurrence,
     semi_supervised,
+    speech,
     training,
     variational_autoencoders,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "plotting",
     "recurrence",
     "semi_supervised",
+    "speech",
     "training",
     "variational_autoencoders",
 ]

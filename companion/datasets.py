@@ -9,20 +9,26 @@ trains nothing and chooses nothing.
 """
 
 import ast
+import ctypes
 import gzip
+import io
 import math
 import os
 import re
 import sysconfig
+import tarfile
+import tempfile
 import time
+import wave
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256 as sha256_of
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,8 +41,11 @@ __all__ = [
     "CHARACTERS",
     "DOCSTRING_PACKAGES",
     "FASHION_MNIST_CLASSES",
+    "SAMPLE_RATE",
     "BagsOfWords",
     "Examples",
+    "Recordings",
+    "Speech",
     "Splits",
     "Texts",
     "blobs",
@@ -51,7 +60,11 @@ __all__ = [
     "photographs",
     "python_documentation",
     "read_idx",
+    "read_wave",
+    "recorded_digits",
+    "speak",
     "spirals",
+    "spoken_digits",
 ]
 
 
@@ -722,6 +735,405 @@ def read_idx(content: bytes, name: str = "this content") -> UInt8[Tensor, "..."]
             "fetch it again"
         )
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:].reshape(shape)
+
+
+SAMPLE_RATE = 8_000
+"""Samples a second of all speech in the book, the rate of the telephone: it holds frequencies
+up to 4,000 Hz.
+"""
+
+
+class Recordings(NamedTuple):
+    """Speech, and what is said in it."""
+
+    waves: list[Float[Tensor, " samples"]]
+    """The air pressure at :data:`SAMPLE_RATE` moments a second, between -1 and 1."""
+    texts: list[str]
+    """The words, in small letters with a space between them."""
+    voices: list[str]
+    """Who speaks."""
+
+
+class Speech(NamedTuple):
+    """The three fixed parts of a collection of recordings. No voice is in two of them."""
+
+    train: Recordings
+    """What a model is fitted to."""
+    validation: Recordings
+    """What settles every choice."""
+    test: Recordings
+    """What is reported, once, at the end."""
+
+
+@checked
+def speak(
+    text: str, voice: str = "en-us", speed: int = 175, pitch: int = 50, gap: int = 0
+) -> Float[Tensor, " samples"]:
+    """Let the synthesiser eSpeak NG say something.
+
+    Its hiss is drawn anew each time, from random numbers that cannot be seeded: two recordings
+    of one text sound the same, but their samples differ.
+
+    Args:
+        text: What to say.
+        voice: An accent of English, such as ``"en-us"``, ``"en"`` (Great Britain) or
+            ``"en-gb-scotland"``, or another language, such as ``"de"``; then, behind a plus
+            sign, whose voice it is, such as ``"en-us+linda"``.
+        speed: Words a minute, 80 to 450.
+        pitch: From 0, low, to 99, high.
+        gap: Silence added between words, in hundredths of a second at the usual speed.
+
+    Returns:
+        The wave, at :data:`SAMPLE_RATE`, between -1 and 1.
+
+    Raises:
+        ImportError: If the package ``espeakng-loader``, which brings eSpeak NG, is not there or
+            does not work on this machine; says what else to do.
+        ValueError: If the voice is unknown, a number out of range, or nothing was said.
+
+    Source: eSpeak NG, https://github.com/espeak-ng/espeak-ng. Licence of the program:
+    GPL-3.0-or-later.
+    """
+    from scipy.signal import resample_poly
+
+    if not (80 <= speed <= 450 and 0 <= pitch <= 99 and gap >= 0):
+        raise ValueError(
+            "speed lies between 80 and 450 words a minute, pitch between 0 and 99, and gap is "
+            f"not negative, got {speed}, {pitch} and {gap}"
+        )
+    synthesiser = _synthesiser()
+    samples = synthesiser.say(text, voice, speed, pitch, gap)
+    if not samples.any():
+        raise ValueError(f"nothing was said: give text some words, got {text!r}")
+    common = math.gcd(synthesiser.rate, SAMPLE_RATE)
+    resampled = resample_poly(
+        samples.astype(np.float32) / 2**15, SAMPLE_RATE // common, synthesiser.rate // common
+    )
+    return torch.from_numpy(resampled).clamp(-1, 1)
+
+
+_WITHOUT_ESPEAK = """\
+Install it with pip install espeakng-loader.
+Or leave full=False: the recordings of spoken_digits() that come with the companion need no
+synthesiser, and chapter 11 runs with them. Or pass human=True: people's voices, a download."""
+
+
+@cache
+def _synthesiser() -> "_Synthesiser":
+    return _Synthesiser()  # eSpeak NG is begun once in a process
+
+
+class _Synthesiser:
+    """eSpeak NG, called as its header espeak-ng/speak_lib.h says."""
+
+    def __init__(self) -> None:
+        try:
+            import espeakng_loader
+
+            self.library = ctypes.CDLL(espeakng_loader.get_library_path())
+            folder = Path(espeakng_loader.get_data_path())
+        except (ImportError, OSError, RuntimeError) as error:
+            raise ImportError(
+                "speaking needs eSpeak NG, from the package espeakng-loader, which is not here "
+                f"or does not work on this machine ({error}).\n{_WITHOUT_ESPEAK}"
+            ) from error
+        synchronous, do_not_exit = 2, 0x8000
+        self.rate = self.library.espeak_Initialize(
+            synchronous, 0, str(folder).encode(), do_not_exit
+        )
+        if self.rate <= 0:
+            raise ImportError(
+                f"eSpeak NG cannot read its data in {folder}: it takes no path of more than "
+                f"160 bytes, so install it in a folder with a shorter one.\n{_WITHOUT_ESPEAK}"
+            )
+        self.variants = {path.name for path in (folder / "voices" / "!v").iterdir()}
+        self.pieces = []
+        self.callback = ctypes.CFUNCTYPE(
+            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+        )(self.receive)  # kept, for the library has only its address
+        self.library.espeak_SetSynthCallback(self.callback)
+
+    def receive(self, samples, count: int, events) -> int:
+        if count > 0:
+            self.pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0  # go on
+
+    def say(self, text: str, voice: str, speed: int, pitch: int, gap: int) -> np.ndarray:
+        """Samples of 16 bits, ``rate`` a second."""
+        _, plus, variant = voice.partition("+")
+        # an unknown variant is no error to eSpeak, which then speaks in its own voice
+        unknown = plus and variant not in self.variants
+        if unknown or self.library.espeak_SetVoiceByName(voice.encode()):
+            raise ValueError(
+                f"eSpeak NG has no voice {voice!r}: give an accent, such as en-us, en or "
+                "en-gb-scotland, and perhaps a plus sign and one of "
+                f"{', '.join(sorted(self.variants))}"
+            )
+        for parameter, value in ((1, speed), (3, pitch), (7, gap)):
+            self.library.espeak_SetParameter(parameter, value, 0)
+        self.pieces.clear()
+        content, utf8 = text.encode() + b"\0", 1
+        self.library.espeak_Synth(
+            content, ctypes.c_size_t(len(content)), 0, 0, 0, utf8, None, None
+        )
+        return np.concatenate([np.empty(0, np.int16), *self.pieces])
+
+
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_ACCENTS = (
+    *("en", "en-us", "en-029", "en-us-nyc", "en-gb-scotland"),
+    *("en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd"),
+)
+# The variants of eSpeak NG that are meant to be people, without whisperers and robots; those
+# whose names differ in a number alone stand in the same part.
+_VARIANTS = (
+    (
+        *("Alex", "Andrea", "Andy", "AnxiousAndy", "Denis", "Diogo", "Gene", "Gene2"),
+        *("Henrique", "Hugo", "Lee", "Marco", "Mario", "Michael", "Mike", "mike2"),
+        *("Nguyen", "Reed", "RicishayMax", "RicishayMax2", "RicishayMax3", "adam", "anika"),
+        *("announcer", "antonio", "caleb", "ed", "edward", "edward2", "f1", "f2", "f3", "f4"),
+        *("f5", "gustave", "iven", "iven2", "iven3", "iven4", "john", "kaukovalta", "klatt"),
+        *("klatt2", "klatt3", "klatt4", "klatt5", "klatt6", "m1", "m2", "m3", "m4", "m5"),
+        *("m6", "m7", "m8", "marcelo", "michel", "miguel", "pablo", "pedro", "sandro"),
+        *("shelby", "travis"),
+    ),
+    (
+        *("Alicia", "Storm", "aunty", "belinda", "benjamin", "ian", "max", "norbert", "paul"),
+        *("rob", "robert", "victor"),
+    ),
+    (
+        *("Annie", "Jacky", "boris", "david", "grandma", "grandpa", "linda", "quincy"),
+        *("steph", "steph2", "steph3", "zac"),
+    ),
+)
+_STRINGS = (2_400, 240, 240)
+
+
+@checked
+def spoken_digits(
+    full: bool = False, human: bool = False, folder: str | Path | None = None
+) -> Speech:
+    r"""Digits that somebody says: strings of one to five of them, such as "three one four", by
+    the synthesiser eSpeak NG; or single ones by people.
+
+    =========  ======  ==========  ====  ==========================================
+    .          train   validation  test  voices
+    =========  ======  ==========  ====  ==========================================
+    default    378     60          120   63, 12 and 12 of a synthesiser
+    ``full``   2,400   240         240   the same
+    ``human``  1,500   500         500   three people, and one each
+    =========  ======  ==========  ====  ==========================================
+
+    A voice is a person's manner, such as ``"linda"``, with one of eight accents; the accents
+    are in all three parts, the persons each in one only. The number of digits, the digits,
+    accent, speed, pitch and pauses were drawn once and for all.
+
+    A sample has eight bits, on the logarithmic scale of digital telephony (:math:`\mu`-law,
+    :math:`\mu = 255`): :math:`x` is rounded where :math:`y` would be,
+
+    .. math:: y = \operatorname{sign}(x) \frac{\log(1 + \mu |x|)}{\log(1 + \mu)} .
+
+    The default recordings come with the companion and need no synthesiser. They are the first
+    of each part of the full set, which is spoken when it is first asked for, in half a minute
+    at the most, and kept in :func:`cache_folder`. As eSpeak's hiss is random, it is spoken on
+    no two machines with the same samples.
+
+    Args:
+        full: All strings, spoken by :func:`speak` unless they are in the cache.
+        human: The Free Spoken Digit Dataset in its version 1.0.9: five people say each digit
+            fifty times. It is read from ``folder``, or from :func:`cache_folder`, into which it
+            is downloaded (12 MB) if it is nowhere yet.
+        folder: Where the recordings of that set are: ``0_george_0.wav`` and so on.
+
+    Returns:
+        The recordings, their words and their voices.
+
+    Raises:
+        ConnectionError: If the set of human voices is nowhere and cannot be downloaded; says
+            what else to do.
+        FileNotFoundError: If there are no such recordings in ``folder``.
+        ImportError: If the full set is to be spoken and eSpeak NG is not there.
+        ValueError: If a recording is damaged, both ``full`` and ``human`` are asked for, or
+            ``folder`` is given without ``human``.
+
+    Source: spoken by eSpeak NG 1.52, https://github.com/espeak-ng/espeak-ng; for the human
+    voices Z. Jackson and others, *Free Spoken Digit Dataset*,
+    https://github.com/Jakobovski/free-spoken-digit-dataset (2016–2020). Licence of the human
+    voices: CC BY-SA 4.0. Of the scale: ITU-T Recommendation G.711 (1988), which approximates it
+    by straight lines.
+    """
+    if full and human:
+        raise ValueError("the full set is a synthesiser's: pass full or human, not both")
+    if folder is not None and not human:
+        raise ValueError(
+            f"folder is where human voices are read from: pass human=True with {str(folder)!r}"
+        )
+    if human:
+        return _human_digits(folder)
+    if not full:
+        with (files("companion") / "data" / "spoken_digits.npz").open("rb") as file:
+            return Speech(**_read_recordings(file))
+    strings = [list(_strings(part, count)) for part, count in enumerate(_STRINGS)]
+    recipe = sha256_of(repr(strings).encode()).hexdigest()[:12]  # another list, another file
+    path = cache_folder() / "spoken-digits" / f"espeak-{recipe}.npz"
+    try:
+        return Speech(**_read_recordings(path))
+    except (FileNotFoundError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+        spoken = dict(zip(Speech._fields, map(_spoken, strings), strict=True))
+        _write_recordings(path, spoken, about="spoken by eSpeak NG")
+        return Speech(**_read_recordings(path))
+
+
+class _Line(NamedTuple):
+    """What :func:`speak` is told."""
+
+    text: str
+    voice: str
+    speed: int
+    pitch: int
+    gap: int
+
+
+def _strings(part: int, count: int) -> Iterator[_Line]:
+    """The lines of a part; the voices take turns."""
+    g = np.random.Generator(np.random.PCG64(part))
+    for place in range(count):
+        accent = _ACCENTS[g.integers(len(_ACCENTS))]
+        text = " ".join(_DIGITS[d] for d in g.integers(10, size=g.integers(1, 6)))
+        voice = f"{accent}+{_VARIANTS[part][place % len(_VARIANTS[part])]}"
+        yield _Line(text, voice, *map(int, (*g.integers((130, 30), (221, 71)), g.integers(9))))
+
+
+def _spoken(lines: list[_Line]) -> Recordings:
+    from tqdm.auto import tqdm
+
+    waves = [speak(*line) for line in tqdm(lines, desc="eSpeak NG", leave=False)]
+    return Recordings(waves, [line.text for line in lines], [line.voice for line in lines])
+
+
+_MU = 255.0
+
+
+def _write_recordings(path: Path, parts: dict[str, Recordings], about: str) -> None:
+    """A file for :func:`_read_recordings`, a byte a sample, with a note on its source."""
+    arrays = {"about": np.array(about)}
+    for part, (waves, texts, voices) in parts.items():
+        x = torch.cat(waves).double()
+        y = x.sign() * (_MU * x.abs()).log1p() / math.log1p(_MU)
+        arrays |= {
+            f"{part}_waves": (127 * y).round().add(128).byte().numpy(),
+            f"{part}_lengths": np.array([len(wave) for wave in waves], np.int32),
+            f"{part}_texts": np.array(texts),
+            f"{part}_voices": np.array(voices),
+        }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        np.savez_compressed(file, **arrays)
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)  # in one step
+
+
+def _read_recordings(file: Any) -> dict[str, Recordings]:
+    """The parts of a file that :func:`_write_recordings` wrote."""
+    stored, parts = np.load(file, allow_pickle=False), {}
+    for name in stored.files:
+        if name.endswith("_waves"):
+            part = name.removesuffix("_waves")
+            y = (torch.from_numpy(stored[name]).double() - 128) / 127
+            x = y.sign() * (y.abs() * math.log1p(_MU)).expm1() / _MU
+            lengths, texts, voices = (
+                stored[f"{part}_{field}"].tolist() for field in ("lengths", "texts", "voices")
+            )
+            parts[part] = Recordings(list(x.float().split(lengths)), texts, voices)
+    return parts
+
+
+@checked
+def recorded_digits() -> Recordings:
+    """The ten digits, from "zero" to "nine", each said once by a woman.
+
+    Returns:
+        Ten recordings, a byte a sample on the scale of :func:`spoken_digits`.
+
+    Source: Allison Smith, in the sounds of the telephone exchange Asterisk 1.6.1, as they come
+    in Debian's package ``asterisk-core-sounds-en-wav``. Licence: CC BY-SA 3.0.
+    """
+    with (files("companion") / "data" / "recorded_digits.npz").open("rb") as file:
+        return _read_recordings(file)["recorded"]
+
+
+_FSDD_SHA256 = "8bc44cde129d505cbbb6b365c09f80c663f2aa77578afc634e6141a2f87100c0"
+_FSDD_ADDRESSES = (
+    "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.tar.gz",
+    "https://codeload.github.com/Jakobovski/free-spoken-digit-dataset/tar.gz/v1.0.9",
+)
+_FSDD_SPEAKERS = (("jackson", "nicolas", "theo"), ("yweweler",), ("george",))
+_FSDD_NAME = re.compile(r"([0-9])_([a-z]+)_([0-9]+)\.wav")
+_WITHOUT_FSDD = """\
+Or pass folder= with the folder `recordings` of a copy of that repository.
+Or leave human=False: the synthesiser's recordings need no download."""
+
+
+def _human_digits(folder: str | Path | None) -> Speech:
+    """The Free Spoken Digit Dataset, by digits and then by their numbers."""
+    if folder is None:
+        name = "free-spoken-digits/v1.0.9.tar.gz"
+        path = download(name, _FSDD_ADDRESSES, _FSDD_SHA256, advice=_WITHOUT_FSDD)
+        with tarfile.open(path) as archive:  # read, and never unpacked
+            contents = {
+                Path(member.name).name: archive.extractfile(member).read()
+                for member in archive
+                if member.isfile() and _FSDD_NAME.fullmatch(Path(member.name).name)
+            }
+    else:
+        path = Path(folder).expanduser()
+        contents = {
+            file.name: file.read_bytes()
+            for file in path.glob("*.wav")
+            if _FSDD_NAME.fullmatch(file.name)
+        }
+    parts = [Recordings([], [], []) for _ in _FSDD_SPEAKERS]
+    for name in sorted(contents, key=lambda name: [*map(int, re.findall("[0-9]+", name))]):
+        digit, speaker, _ = _FSDD_NAME.fullmatch(name).groups()
+        for part, speakers in zip(parts, _FSDD_SPEAKERS, strict=True):
+            if speaker in speakers:
+                part.waves.append(read_wave(contents[name], name))
+                part.texts.append(_DIGITS[int(digit)])
+                part.voices.append(speaker)
+    if not all(part.waves for part in parts):
+        raise FileNotFoundError(
+            f"{path} lacks recordings of the Free Spoken Digit Dataset: it must hold files "
+            f"such as 0_george_0.wav of {', '.join(sum(_FSDD_SPEAKERS, ()))}"
+        )
+    return Speech(*parts)
+
+
+@checked
+def read_wave(content: bytes, name: str = "this content") -> Float[Tensor, " samples"]:
+    """The samples in a WAV file of one channel, of 16 bits, at :data:`SAMPLE_RATE`.
+
+    Args:
+        content: The bytes of the file.
+        name: What an error calls it.
+
+    Returns:
+        The samples, between -1 and 1.
+
+    Raises:
+        ValueError: If this is no such file.
+    """
+    try:
+        with wave.open(io.BytesIO(content)) as file:
+            found = file.getnchannels(), 8 * file.getsampwidth(), file.getframerate()
+            samples = file.readframes(file.getnframes())
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"{name} is no WAV file ({error}): fetch it again") from error
+    if found != (1, 16, SAMPLE_RATE):
+        raise ValueError(
+            f"{name} must have 1 channel of 16 bits at {SAMPLE_RATE} samples a second, got "
+            "{} of {} bits at {}: convert it".format(*found)
+        )
+    return torch.from_numpy(np.frombuffer(samples, "<i2").astype(np.float32) / 2**15)
 
 
 def cache_folder() -> Path:

@@ -489,7 +489,8 @@ def first_derivative_only(backward: Callable[..., Any]) -> Callable[..., Any]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "a hand-written pass over time has no second derivative, so its gradient "
-                "cannot be computed with create_graph=True: loop over the layer's cell instead"
+                "cannot be computed with create_graph=True: take a loop that autograd can "
+                "follow instead, such as one over the layer's cell"
             )
         return backward(ctx, *grads)
 

@@ -1,22 +1,27 @@
 import _pydecimal
 import asyncio
 import contextlib
+import ctypes
 import email.message
 import gzip
 import hashlib
 import inspect
+import io
 import itertools
 import json
 import logging
+import math
 import re
 import runpy
 import socket
 import string
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import unittest
+import wave
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,6 +42,7 @@ from companion.datasets import (
     CHARACTERS,
     DOCSTRING_PACKAGES,
     FASHION_MNIST_CLASSES,
+    SAMPLE_RATE,
     blobs,
     cache_folder,
     decode,
@@ -49,10 +55,16 @@ from companion.datasets import (
     photographs,
     python_documentation,
     read_idx,
+    read_wave,
+    recorded_digits,
+    speak,
     spirals,
+    spoken_digits,
 )
 
 SCRIPT = Path(datasets.__file__).parent / "data" / "write_fashion_mnist.py"
+SPOKEN_SCRIPT = SCRIPT.with_name("write_spoken_digits.py")
+RECORDED_SCRIPT = SCRIPT.with_name("write_recorded_digits.py")
 DEBIAN = datasets._DEBIAN_FOLDER
 needs_debian = pytest.mark.skipif(
     not DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist"
@@ -1099,3 +1111,343 @@ def test_a_download_waits_twenty_seconds_for_an_answer_unless_told_otherwise(mon
         with pytest.raises(ConnectionError, match="no network here"):
             download("file", ["http://127.0.0.1/file"], SHA256, **options)
     assert waited == [20.0, 3.0]
+
+
+# Speech
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return spoken_digits()
+
+
+def test_spoken_digits_are_strings_of_one_to_five_digits_in_voices_of_one_part_each(shipped):
+    assert [len(part.texts) for part in shipped] == [378, 60, 120]
+    persons = [{voice.split("+")[1] for voice in part.voices} for part in shipped]
+    assert [len(names) for names in persons] == [63, 12, 12]
+    families = [{name.rstrip("0123456789").lower() for name in names} for names in persons]
+    for a, b in [(0, 1), (0, 2), (1, 2)]:
+        assert not families[a] & families[b]
+    for part in shipped:
+        assert {len(text.split()) for text in part.texts} == {1, 2, 3, 4, 5}
+        words = [word for text in part.texts for word in text.split()]
+        assert set(words) == set(datasets._DIGITS)
+        assert {len(part.waves), len(part.voices)} == {len(part.texts)}
+        for wave_ in part.waves:
+            assert wave_.dtype == torch.float32
+            assert 0.05 < wave_.abs().max() <= 1
+            assert 0.2 < len(wave_) / SAMPLE_RATE < 5
+    assert len({voice.split("+")[0] for voice in shipped.test.voices}) == 8
+
+
+def test_more_digits_take_longer(shipped):
+    seconds = [
+        np.mean(
+            [
+                len(wave_) / SAMPLE_RATE
+                for wave_, text in zip(shipped.train.waves, shipped.train.texts, strict=True)
+                if len(text.split()) == count
+            ]
+        )
+        for count in (1, 2, 3, 4, 5)
+    ]
+    assert (np.diff(seconds) > 0.15).all()
+
+
+def test_the_default_strings_are_the_first_of_the_full_set_however_often_it_is_spoken(
+    shipped, tmp_path, monkeypatch
+):
+    pytest.importorskip("espeakng_loader")
+    monkeypatch.setenv("COMPANION_DATA", str(tmp_path))
+    monkeypatch.setattr(datasets, "_STRINGS", (6, 4, 4))
+    spoken = spoken_digits(full=True)
+    for part, again in zip(shipped, spoken, strict=True):
+        assert again.texts == part.texts[: len(again.texts)]
+        assert again.voices == part.voices[: len(again.texts)]
+        for a, b in zip(again.waves, part.waves, strict=False):
+            assert abs(len(a) - len(b)) < 0.05 * len(a)  # the hiss differs, the rest does not
+            assert 0.5 < a.square().mean() / b.square().mean() < 2
+
+
+def test_the_full_set_is_spoken_once_and_a_damaged_cache_again(tmp_path, monkeypatch):
+    calls = []
+
+    def murmur(*line):
+        calls.append(line)
+        return torch.linspace(-1, 1, 1000)
+
+    monkeypatch.setenv("COMPANION_DATA", str(tmp_path))
+    monkeypatch.setattr(datasets, "_STRINGS", (3, 2, 1))
+    monkeypatch.setattr(datasets, "speak", murmur)
+    first, second = spoken_digits(full=True), spoken_digits(full=True)
+    assert len(calls) == 6
+    assert files_in(tmp_path) == [next(tmp_path.rglob("*.npz")).name]
+    assert [part.texts for part in first] == [part.texts for part in second]
+    torch.testing.assert_close(first.train.waves, second.train.waves, rtol=0, atol=0)
+    (file,) = tmp_path.rglob("*.npz")
+    whole = file.read_bytes()
+    for damaged in (whole[:100], whole[: len(whole) // 2], b"", b"nothing of the kind"):
+        file.write_bytes(damaged)
+        spoken_digits(full=True)
+    assert len(calls) == 30
+    monkeypatch.setattr(datasets, "_STRINGS", (3, 2, 2))  # other strings, another file
+    spoken_digits(full=True)
+    assert len(calls) == 37
+
+
+def test_a_byte_a_sample_errs_by_a_fiftieth_of_the_sample_or_less(tmp_path):
+    x = torch.cat([-torch.logspace(0, -6, 50), torch.zeros(1), torch.logspace(-6, 0, 50)])
+    one = datasets.Recordings([x, x[:7]], ["a", "b"], ["c", "d"])
+    datasets._write_recordings(tmp_path / "a" / "b.npz", {"only": one}, "note")
+    again = datasets._read_recordings(tmp_path / "a" / "b.npz")["only"]
+    assert (again.texts, again.voices) == (["a", "b"], ["c", "d"])
+    assert again.waves[0][50] == 0
+    assert [len(wave_) for wave_ in again.waves] == [101, 7]
+    error = (again.waves[0] - x).abs()
+    half_step = math.expm1(math.log(256) / 127 / 2)  # 0.022
+    assert (error <= half_step * (x.abs() + 1 / 255) * 1.0001).all()
+    assert (error > 0.9 * half_step * x.abs()).any()
+    assert (tmp_path / "a" / "b.npz").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_shipped_recordings_are_small_and_say_where_they_are_from():
+    spoken, recorded = (
+        SCRIPT.with_name(f"{name}_digits.npz") for name in ("spoken", "recorded")
+    )
+    assert spoken.stat().st_size < 4.2e6
+    assert "eSpeak NG" in str(np.load(spoken)["about"])
+    assert recorded.stat().st_size < 60_000
+    about = str(np.load(recorded)["about"])
+    assert "Allison Smith" in about
+    assert "creativecommons.org/licenses/by-sa/3.0" in about
+
+
+def test_recorded_digits_are_ten_in_their_order():
+    recorded = recorded_digits()
+    assert recorded.texts == list(datasets._DIGITS)
+    assert set(recorded.voices) == {"Allison Smith"}
+    for wave_ in recorded.waves:
+        assert 0.5 < len(wave_) / SAMPLE_RATE < 1
+        assert wave_.abs().max() > 0.3
+
+
+def test_the_script_of_recorded_digits_keeps_each_sample_but_for_its_rounding(
+    tmp_path, monkeypatch
+):
+    g = np.random.default_rng(0)
+    tones = [g.integers(-(2**15), 2**15, 500 + digit).astype("<i2") for digit in range(10)]
+    for digit, tone in enumerate(tones):
+        (tmp_path / f"{digit}.wav").write_bytes(wav(tone))
+    arguments = ["--folder", str(tmp_path), "--target", str(tmp_path / "new.npz")]
+    monkeypatch.setattr(sys, "argv", [str(RECORDED_SCRIPT), *arguments])
+    runpy.run_path(str(RECORDED_SCRIPT), run_name="__main__")
+    again = datasets._read_recordings(tmp_path / "new.npz")["recorded"]
+    assert again.texts == list(datasets._DIGITS)
+    for a, b in zip(again.waves, tones, strict=True):
+        np.testing.assert_allclose(a.numpy(), b / 2**15, rtol=0.023, atol=2e-4)
+
+
+def test_the_script_of_spoken_digits_takes_the_first_of_each_part(tmp_path, monkeypatch):
+    murmur = lambda *line: torch.linspace(-1, 1, 300 + len(line[0]))  # noqa: E731
+    monkeypatch.setenv("COMPANION_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets, "speak", murmur)
+    monkeypatch.setattr(
+        sys, "argv", [str(SPOKEN_SCRIPT), "--target", str(tmp_path / "new.npz")]
+    )
+    runpy.run_path(str(SPOKEN_SCRIPT), run_name="__main__")
+    written = datasets._read_recordings(tmp_path / "new.npz")
+    full, stored = spoken_digits(full=True), spoken_digits()
+    assert list(written) == ["train", "validation", "test"]
+    assert [len(part.texts) for part in full] == [2400, 240, 240]
+    for part, kept in written.items():
+        assert kept.texts == getattr(stored, part).texts
+        assert kept.voices == getattr(stored, part).voices
+        assert [len(x) for x in kept.waves] == [300 + len(text) for text in kept.texts]
+
+
+def test_speech_follows_speed_pitch_and_gap():
+    pytest.importorskip("espeakng_loader")
+    usual, quick, apart = (
+        speak("one two three", **options) for options in ({}, {"speed": 300}, {"gap": 20})
+    )
+    assert usual.dtype == torch.float32
+    assert usual.abs().max() <= 1
+    assert len(quick) < 0.75 * len(usual)
+    assert 0.3 < (len(apart) - len(usual)) / SAMPLE_RATE < 0.8  # gaps of 0.2 s
+
+    def pitch_of(wave_):
+        """Where the wave looks most like itself, in hertz."""
+        x = wave_[len(wave_) // 2 - 800 : len(wave_) // 2 + 800].double().numpy()
+        likeness = np.correlate(x, x, "full")[len(x) - 1 :]
+        shortest, longest = SAMPLE_RATE // 300, SAMPLE_RATE // 50
+        return SAMPLE_RATE / (shortest + likeness[shortest:longest].argmax())
+
+    low, high = (pitch_of(speak("oh", "en+f2", pitch=pitch)) for pitch in (20, 80))
+    assert 1.4 < high / low < 2.4
+
+
+def test_speech_has_the_rate_that_it_should(monkeypatch):
+    """A tone of the synthesiser's rate keeps its pitch, its loudness and its length."""
+    seconds = np.arange(22_050) / 22_050
+
+    class Whistle:
+        rate = 22_050
+
+        def say(self, *line):
+            return (2**14 * np.sin(2 * np.pi * 1000 * seconds)).astype(np.int16)
+
+    monkeypatch.setattr(datasets, "_synthesiser", Whistle)
+    tone = speak("whistle")
+    assert len(tone) == SAMPLE_RATE
+    spectrum = torch.fft.rfft(tone).abs()
+    assert spectrum.argmax() == 1000
+    assert tone[500:-500].abs().max() == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"text": "one", "voice": "en-us+nobody"}, "no voice 'en-us.nobody'.*linda"),
+        ({"text": "one", "voice": "klingonese"}, "no voice 'klingonese'"),
+        ({"text": "", "voice": "en"}, "nothing was said: give text some words, got ''"),
+        ({"text": "one", "speed": 79}, "speed lies between 80 and 450"),
+        ({"text": "one", "speed": 451}, "speed lies between 80 and 450"),
+        ({"text": "one", "pitch": 100}, "got 175, 100 and 0"),
+        ({"text": "one", "gap": -1}, "gap is not negative"),
+    ],
+)
+def test_what_cannot_be_said_is_refused(arguments, words):
+    pytest.importorskip("espeakng_loader")
+    with pytest.raises(ValueError, match=words):
+        speak(**arguments)
+
+
+@pytest.mark.parametrize("how", ["not installed", "of another platform", "its data unread"])
+def test_without_a_synthesiser_the_error_names_the_ways_out(how, tmp_path, monkeypatch):
+    module = type(sys)("espeakng_loader")
+    if how == "not installed":
+        module = None  # what sys.modules says of a module that cannot be imported
+    elif how == "of another platform":
+        (tmp_path / "library").write_bytes(b"of another kind")
+        module.get_library_path = lambda: str(tmp_path / "library")
+    else:
+        module.get_library_path = module.get_data_path = lambda: str(tmp_path)
+        library = type("Library", (), {"espeak_Initialize": lambda *_: -1})
+        monkeypatch.setattr(ctypes, "CDLL", lambda path: library())
+    monkeypatch.setitem(sys.modules, "espeakng_loader", module)
+    monkeypatch.setenv("COMPANION_DATA", str(tmp_path))
+    datasets._synthesiser.cache_clear()
+    for ask in (lambda: speak("one"), lambda: spoken_digits(full=True)):
+        with pytest.raises(ImportError) as error:
+            ask()
+        for way_out in ("pip install espeakng-loader", "leave full=False", "human=True"):
+            assert way_out in str(error.value)
+    datasets._synthesiser.cache_clear()
+    assert len(spoken_digits().train.texts) == 378  # needs none
+
+
+def wav(samples, channels=1, width=2, rate=8_000):
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setparams((channels, width, rate, 0, "NONE", ""))
+        file.writeframes(samples.tobytes())
+    return content.getvalue()
+
+
+def test_a_wave_is_read_as_numbers_between_minus_one_and_one():
+    samples = np.array([0, 1, -1, 2**14, -(2**15), 2**15 - 1], "<i2")
+    expected = [0, 2**-15, -(2**-15), 0.5, -1, 1 - 2**-15]
+    assert read_wave(wav(samples)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "a.wav is no WAV file"),
+        (b"RIFF" + bytes(40), "a.wav is no WAV file"),
+        (wav(np.zeros(8, "<i2"), channels=2), "got 2 of 16 bits at 8000"),
+        (wav(np.zeros(8, "u1"), width=1), "got 1 of 8 bits at 8000"),
+        (wav(np.zeros(8, "<i2"), rate=16_000), "got 1 of 16 bits at 16000"),
+    ],
+)
+def test_another_kind_of_file_is_refused(content, words):
+    with pytest.raises(ValueError, match=words):
+        read_wave(content, "a.wav")
+
+
+def publish_voices(folder):
+    """Two recordings of each digit by each person, that hold their own digit and number."""
+    contents = {
+        f"{digit}_{name}_{number}.wav": wav(np.array([digit, number] * 3, "<i2"))
+        for name in ("george", "jackson", "nicolas", "theo", "yweweler")
+        for digit in range(10)
+        for number in (10, 9)
+    }
+    contents["readme_theo_x.wav"] = b"no recording"
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(f"free-spoken-digit-dataset-1.0.9/recordings/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        outside = tarfile.TarInfo("../../outside.txt")
+        outside.size = 4
+        archive.addfile(outside, io.BytesIO(b"here"))
+    folder.mkdir()
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return packed.getvalue()
+
+
+def check_voices(speech):
+    assert [set(part.voices) for part in speech] == [
+        {"jackson", "nicolas", "theo"},
+        {"yweweler"},
+        {"george"},
+    ]
+    assert [len(part.texts) for part in speech] == [60, 20, 20]
+    for part in speech:
+        for wave_, text in zip(part.waves, part.texts, strict=True):
+            assert datasets._DIGITS[round(wave_[0].item() * 2**15)] == text
+    numbers = [round(wave_[1].item() * 2**15) for wave_ in speech.test.waves]
+    assert numbers == [9, 10] * 10
+    assert speech.test.texts[:4] == ["zero", "zero", "one", "one"]
+
+
+def test_human_voices_are_downloaded_once_and_read_without_unpacking(
+    server, tmp_path, monkeypatch
+):
+    packed = publish_voices(tmp_path / "recordings")
+    server.content = {"voices": packed}
+    monkeypatch.setattr(datasets, "_FSDD_SHA256", hashlib.sha256(packed).hexdigest())
+    addresses = (f"{server.url}/gone/voices", f"{server.url}/good/voices")
+    monkeypatch.setattr(datasets, "_FSDD_ADDRESSES", addresses)
+    check_voices(spoken_digits(human=True))
+    check_voices(spoken_digits(human=True))
+    assert server.asked == ["/gone/voices", "/good/voices"]
+    assert files_in(tmp_path / "cache") == ["v1.0.9.tar.gz"]
+
+
+def test_human_voices_are_read_from_a_folder(tmp_path):
+    publish_voices(tmp_path / "recordings")
+    check_voices(spoken_digits(human=True, folder=tmp_path / "recordings"))
+    for file in (tmp_path / "recordings").glob("*_george_*"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"such as 0_george_0.wav of jackson, nicolas"):
+        spoken_digits(human=True, folder=tmp_path / "recordings")
+
+
+def test_human_voices_that_differ_from_what_was_published_are_refused(server, monkeypatch):
+    addresses = (f"{server.url}/good/voices",)
+    monkeypatch.setattr(datasets, "_FSDD_ADDRESSES", addresses)
+    with pytest.raises(ConnectionError) as error:
+        spoken_digits(human=True)
+    for way_out in ("free-spoken-digits/v1.0.9.tar.gz", "pass folder=", "leave human=False"):
+        assert way_out in str(error.value)
+
+
+def test_one_set_of_voices_at_a_time_and_a_folder_for_human_ones_alone(tmp_path):
+    with pytest.raises(ValueError, match="pass full or human, not both"):
+        spoken_digits(full=True, human=True)
+    with pytest.raises(ValueError, match="pass human=True with"):
+        spoken_digits(folder=tmp_path)

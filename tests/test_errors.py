@@ -33,6 +33,7 @@ from companion import (
     plotting,
     recurrence,
     semi_supervised,
+    speech,
     training,
     variational_autoencoders,
 )
@@ -183,6 +184,10 @@ def sgd():
 
 def parameters():
     return [nn.Parameter(torch.rand(3))]
+
+
+def small_batch():
+    return speech.batches([torch.rand(9, 4), torch.rand(7, 4)], ["one", "a b"])[0]
 
 
 def variable(x):
@@ -675,6 +680,26 @@ TABLE = {
             datasets.read_idx, "name:word", content=b"\0\0\x08\x01\0\0\0\x01\x07", name="seven"
         )
     ],
+    "datasets.read_wave": lambda: [
+        call(
+            datasets.read_wave,
+            "name:word",
+            content=b"RIFF\x2c\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0"
+            b"\x02\0\x10\0data\x08\0\0\0\0\0\0\0\0\0\0\0",
+            name="silence",
+        )
+    ],
+    "datasets.speak": lambda: [
+        call(
+            datasets.speak,
+            "text:word pitch:0 gap:0",
+            text="one",
+            voice="en-us",
+            speed=100,
+            pitch=50,
+            gap=1,
+        )
+    ],
     "datasets.spirals": lambda: [
         call(
             datasets.spirals,
@@ -685,6 +710,9 @@ TABLE = {
             noise=0.1,
             seed=1,
         )
+    ],
+    "datasets.spoken_digits": lambda: [
+        call(datasets.spoken_digits, full=False, human=False, folder=None)
     ],
     "display.show": lambda: [
         call(
@@ -1262,6 +1290,144 @@ TABLE = {
             threshold=0.5,
         )
     ],
+    "speech.Recognizer": lambda: [
+        call(speech.Recognizer, channels=4, hidden=5, labels=6),
+        call(
+            speech.Recognizer(4, 5, 6),
+            "lengths:int32 features:larger1",
+            features=torch.rand(2, 7, 4),
+            lengths=torch.tensor([7, 3]),
+        ),
+        call(speech.Recognizer(4, 5, 28).loss, batch=small_batch()),
+    ],
+    "speech.add_noise": lambda: [
+        call(
+            speech.add_noise,
+            "waveform:dtype waveform:empty waveform:larger? snr:-1.0 snr:2.5 snr:0 "
+            "generator:None",
+            waveform=X[:, 0],
+            snr=3.0,
+            generator=torch.Generator(),
+        )
+    ],
+    "speech.batches": lambda: [
+        call(
+            speech.batches,
+            "features:entry?_larger0",
+            features=[torch.rand(5, 4), torch.rand(3, 4)],
+            texts=["one", "two"],
+            batch_size=2,
+        )
+    ],
+    "speech.ctc_loss": lambda: [
+        call(
+            speech.ctc_loss,
+            "log_probs:dtype log_probs:larger0 targets:int32 targets:larger1 "
+            "input_lengths:int32 input_lengths:list target_lengths:int32 target_lengths:list "
+            "log_probs:larger2 blank:0",
+            log_probs=torch.rand(6, 2, 5).log_softmax(2),
+            targets=torch.tensor([[1, 2, 2], [3, 1, 4]]),
+            input_lengths=torch.tensor([6, 5]),
+            target_lengths=torch.tensor([3, 2]),
+            blank=0,
+            reduction="sum",
+            zero_infinity=True,
+        )
+    ],
+    "speech.edit_distance": lambda: [
+        call(speech.edit_distance, "a:word b:word a:in_list b:in_list", a="one", b="two")
+    ],
+    "speech.greedy_search": lambda: [
+        call(
+            speech.greedy_search,
+            "log_probs:dtype log_probs:empty log_probs:larger? blank:0",
+            log_probs=X,
+            blank=1,
+        )
+    ],
+    "speech.hz_to_mel": lambda: [
+        call(
+            speech.hz_to_mel,
+            "frequency:more frequency:dtype frequency:less frequency:empty frequency:larger?",
+            frequency=X,
+        )
+    ],
+    "speech.log_mel": lambda: [
+        call(
+            speech.log_mel,
+            "waveform:more waveform:dtype waveform:empty waveform:less waveform:larger?",
+            waveform=torch.rand(2, 400),
+            sample_rate=8000,
+            n_fft=128,
+            hop_length=40,
+            n_mels=10,
+        )
+    ],
+    "speech.mel_filterbank": lambda: [
+        call(
+            speech.mel_filterbank,
+            "f_min:2.5 f_min:0",
+            n_freqs=65,
+            f_min=100.0,
+            f_max=3000.0,
+            n_mels=10,
+            sample_rate=8000,
+        )
+    ],
+    "speech.mel_to_hz": lambda: [
+        call(speech.mel_to_hz, "mel:more mel:dtype mel:less mel:empty mel:larger?", mel=X)
+    ],
+    "speech.prefix_beam_search": lambda: [
+        call(
+            speech.prefix_beam_search,
+            "log_probs:dtype log_probs:empty log_probs:larger0 language_model:None weight:-1.0 "
+            "weight:2.5 weight:0 bonus:-1.0 bonus:2.5 bonus:0 cutoff:inf cutoff:-inf "
+            "cutoff:-1.0 cutoff:2.5 cutoff:0 blank:0",
+            log_probs=X.log(),
+            beam_width=2,
+            blank=0,
+            language_model=language_models.NGram(2, 3).fit(torch.tensor([0, 1, 2])),
+            weight=0.5,
+            bonus=0.1,
+            cutoff=-8.0,
+        )
+    ],
+    "speech.spectrogram": lambda: [
+        call(
+            speech.spectrogram,
+            "waveform:more waveform:dtype waveform:empty waveform:less waveform:larger?",
+            waveform=torch.rand(2, 400),
+            n_fft=128,
+            hop_length=40,
+        )
+    ],
+    "speech.standardize": lambda: [
+        call(
+            speech.standardize,
+            "features:dtype features:empty features:larger?",
+            features=X,
+        )
+    ],
+    "speech.to_labels": lambda: [call(speech.to_labels, "text:word", text="one")],
+    "speech.to_text": lambda: [
+        call(speech.to_text, "labels:short labels:long labels:none", labels=[1, 2, 3])
+    ],
+    "speech.transcribe": lambda: [
+        call(
+            speech.transcribe,
+            "features:short features:long features:entry?_larger0",
+            model=speech.Recognizer(4, 5),
+            features=[torch.rand(5, 4), torch.rand(3, 4)],
+            decode=speech.greedy_search,
+        )
+    ],
+    "speech.word_error_rate": lambda: [
+        call(
+            speech.word_error_rate,
+            references=["one two", "three"],
+            hypotheses=["one", "three"],
+        )
+    ],
     "training.Minibatches": lambda: [
         call(
             training.Minibatches,
@@ -1524,15 +1690,19 @@ ANYTHING = {
     "checks.Unbounded",
     "datasets.BagsOfWords",
     "datasets.Examples",
+    "datasets.Recordings",
+    "datasets.Speech",
     "datasets.Splits",
     "datasets.Texts",
     "datasets.cache_folder",
     "datasets.digits",
     "datasets.photographs",
+    "datasets.recorded_digits",
     "display.Source",
     "exercises.check",  # says in its own way what does not agree: see its tests
     "lstm.pretrained_language_model",
     "plotting.set_style",
+    "speech.Batch",
     "training.History",
 }
 
