@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import logging
+import lzma
 import math
 import re
 import runpy
@@ -22,8 +23,10 @@ import threading
 import time
 import unittest
 import wave
+import zipfile
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +41,7 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier
 
 from companion import datasets
+from companion.data import write_sentence_pairs
 from companion.datasets import (
     CHARACTERS,
     DOCSTRING_PACKAGES,
@@ -52,11 +56,13 @@ from companion.datasets import (
     encode,
     fashion_mnist,
     moons,
+    number_words,
     photographs,
     python_documentation,
     read_idx,
     read_wave,
     recorded_digits,
+    sentence_pairs,
     speak,
     spirals,
     spoken_digits,
@@ -550,6 +556,232 @@ def test_words_tell_the_package_and_a_linear_model_can_learn_it(bags):
     assert 0.8 < judge.score(*bags.test) < 0.95  # 0.87
     most_frequent = (bags.test.y == bags.train.y.bincount().argmax()).double().mean()
     assert most_frequent < 0.2
+
+
+# pairs of texts
+
+
+ONES = "null ein zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn "
+ONES = f"{ONES}fünfzehn sechzehn siebzehn achtzehn neunzehn".split(" ")
+TENS = re.findall("[^ ]+", "zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig")
+
+
+def german(n, one="ein"):
+    """The name of a number below a million, by rules of our own; "eins" only at its end."""
+    if n >= 1000:
+        return german(n // 1000) + "tausend" + (german(n % 1000, "eins") if n % 1000 else "")
+    if n >= 100:
+        return ONES[n // 100] + "hundert" + (german(n % 100, "eins") if n % 100 else "")
+    if n >= 20:
+        return (f"{ONES[n % 10]}und" if n % 10 else "") + TENS[n // 10 - 2]
+    return one if n == 1 else ONES[n]
+
+
+def number_of(name):
+    """The number that an English name stands for."""
+    units = "zero one two three four five six seven eight nine ten eleven twelve thirteen "
+    units += "fourteen fifteen sixteen seventeen eighteen nineteen"
+    tens = "twenty thirty forty fifty sixty seventy eighty ninety"
+    value = {word: n for n, word in enumerate(units.split())}
+    value |= {word: 10 * n for n, word in enumerate(tens.split(), start=2)}
+    total = part = 0
+    for word in name.split():
+        if word == "thousand":
+            total, part = 1000 * part, 0
+        elif word == "hundred":
+            part *= 100
+        elif word != "and":
+            part += value[word]
+    return total + part
+
+
+def test_number_names_are_right_by_rules_of_our_own_and_no_number_is_twice():
+    pairs = number_words()
+    assert [len(part) for part in pairs] == [5_000, 500, 1_000]
+    numbers = [number_of(name) for part in pairs for name, _ in part]
+    assert len(numbers) == len(set(numbers))
+    named = [name for part in pairs for _, name in part]
+    assert named == [german(number, "eins") for number in numbers]
+    assert number_of("two hundred and forty one thousand") == 241_000
+    digits = Counter(len(str(number)) for number in numbers)
+    assert digits[1] == 9
+    assert digits[2] == 90
+    assert min(digits[4], digits[5]) > 2_000
+    assert digits[6] > 100  # most of those have longer names
+
+
+def test_number_names_have_as_many_words_as_asked_for():
+    for words in [(1, 8), (9, 11)]:
+        lengths = {len(name.split()) for part in number_words(words=words) for name, _ in part}
+        assert lengths == set(range(words[0], words[1] + 1))
+
+
+def test_numbers_have_names_in_other_languages_and_are_the_same_numbers_each_time():
+    spanish, again = number_words("de", "es", words=(1, 1)), number_words("de", "es", (1, 1))
+    assert spanish == again
+    by_name = {german(n, "eins"): n for n in range(1_000_000) if n < 2_000}
+    found = dict(pair for part in spanish for pair in part)
+    assert found["einundzwanzig"] == "veintiuno"
+    assert len(by_name.keys() & found.keys()) > 1_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"target": "klingon"}, "no language 'klingon': choose from .* de, .* es"),
+        ({"words": (1, 2)}, r"too few numbers whose name in 'en' has 1 to 2 words: 6500"),
+        ({"words": (3, 2)}, "has 3 to 2 words"),
+    ],
+)
+def test_number_names_that_cannot_be_had_are_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        number_words(**arguments)
+
+
+def plain(text):
+    """Letters in lower case, every number a zero, without the rest."""
+    letters = "".join(c.lower() if c.isalnum() or c == "_" else " " for c in text)
+    return " ".join(re.sub("[0-9]+", "0", letters).split())
+
+
+@pytest.mark.parametrize(
+    ("target", "sizes"), [("de", [16231, 1105, 1033]), ("es", [16011, 1109, 1035])]
+)
+def test_near_duplicate_sentences_are_never_in_two_parts(target, sizes):
+    pairs = sentence_pairs(target)
+    assert [len(part) for part in pairs] == sizes
+    for side in (0, 1):
+        train, validation, test = ({plain(pair[side]) for pair in part} for part in pairs)
+        assert not train & validation
+        assert not train & test
+        assert not validation & test
+    for part in (pairs.validation, pairs.test):
+        assert len({plain(source) for source, _ in part}) == len(part)
+
+
+def test_texts_that_differ_in_a_name_are_in_one_part():
+    pattern = re.compile(r"The (hostname or )?IP address of your .*")
+    held_out = [source for part in sentence_pairs()[1:] for source, _ in part]
+    assert sum(bool(pattern.match(source)) for source in held_out) <= 3
+    assert sum(bool(pattern.match(source)) for source, _ in sentence_pairs().train) > 50
+
+
+def test_sentences_have_as_many_words_as_asked_for_and_no_marks_for_programs():
+    for source, target in chain(*sentence_pairs(words=(3, 5))):
+        assert 3 <= len(source.split()) <= 5
+        assert source != target
+        assert not re.search(r"[{}<>\n]", source + target)
+    assert sum(map(len, sentence_pairs(words=(1, 99)))) > 20_000
+
+
+def test_the_stored_pairs_are_small_and_carry_their_licence():
+    stored = datasets.files("companion") / "data" / "sentence_pairs.json.xz"
+    assert stored.stat().st_size < 1e6
+    content = json.loads(lzma.decompress(stored.read_bytes()))
+    assert "Apache License\n" in content["licence"]
+    assert "2026.2.3" in content["source"]
+    assert all(
+        len(row) == 3 for part in ("train", "validation", "test") for row in content[part]
+    )
+
+
+def lines_of(pairs):
+    return "".join(f"{source}\t{target}\n" for source, target in pairs)
+
+
+def test_pairs_of_ones_own_are_cut_by_the_same_rule(tmp_path):
+    german = sentence_pairs(words=(1, 99))
+    file = tmp_path / "pairs.txt"
+    file.write_text(lines_of(chain(*german)), encoding="utf-8")
+    own = sentence_pairs(words=(1, 99), file=file)
+    assert set(chain(*own)) <= set(chain(*german))
+    assert 0.8 < len(own.train) / sum(map(len, own)) < 0.95
+    for side in (0, 1):
+        train, *others = ({plain(pair[side]) for pair in part} for part in own)
+        assert not train & set.union(*others)
+
+
+def test_of_near_duplicates_held_out_the_most_frequent_is_kept():
+    words = [chr(97 + n % 26) + chr(97 + n // 26) for n in range(400)]
+    rows = [(f"one {word}", f"eins {word}", f"uno {word}") for word in words]
+    rows += 2 * [(f"One {word}!", f"Eins, {word}", None) for word in words]
+    train, validation, test = datasets._cut_apart(rows)
+    assert all(row[0].startswith("One ") for row in validation + test)
+    assert len(validation) + len(test) + len(train) / 2 == 400
+    assert 10 < len(validation) < 40
+    assert 10 < len(test) < 40
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("one\teins\ntwo\n", r"line 2 of .* must be a text, a tab and its translation"),
+        ("one\t \n", "line 1 of .* got 2 columns"),
+        ("one word\tein Wort\n", "there are .* pairs of 2 to 12 words, and none of the three"),
+    ],
+)
+def test_a_file_that_holds_no_pairs_is_refused(tmp_path, text, words):
+    file = tmp_path / "pairs.txt"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=words):
+        sentence_pairs(file=file)
+
+
+def test_a_language_that_is_not_stored_is_refused():
+    with pytest.raises(ValueError, match="must be 'de' or 'es', got 'fr': or pass a file"):
+        sentence_pairs("fr")
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A small one, whose checksum the script expects."""
+    path = tmp_path / "homeassistant.whl"
+    names = [f"{chr(97 + n % 26)}{chr(97 + n // 26)} name" for n in range(200)]
+    with zipfile.ZipFile(path, "w") as content:
+        for language, mark in [("en", ""), ("de", " de"), ("es", " es")]:
+            texts = {f"key{n}": {"title": name + mark} for n, name in enumerate(names)}
+            texts["placeholder"], texts["percent"] = f"a {{x}}{mark}", "100 %"
+            texts["two  blanks"] = f"two   blanks{mark}"
+            if language == "en":
+                texts["alone"] = "no translation"
+            elif language == "de":
+                texts["foreign"] = "no source"
+            folder = "homeassistant/components/lamp/translations"
+            content.writestr(f"{folder}/{language}.json", json.dumps(texts))
+        content.writestr("homeassistant/components/lamp/translations/fr.json", "{}")
+        content.writestr("homeassistant-2026.2.3.dist-info/licenses/LICENSE.md", "Apache")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(write_sentence_pairs, "SHA256", sha256)
+    return path
+
+
+def test_the_script_takes_plain_texts_with_a_translation_from_the_wheel(wheel, tmp_path):
+    write_sentence_pairs.write(tmp_path / "pairs.xz", wheel)
+    stored = json.loads(lzma.decompress((tmp_path / "pairs.xz").read_bytes()))
+    rows = [tuple(row) for part in ("train", "validation", "test") for row in stored[part]]
+    assert len(rows) == len(set(rows)) == 201
+    assert ("two blanks", "two blanks de", "two blanks es") in rows
+    assert ("ba name", "ba name de", "ba name es") in rows
+    assert stored["licence"] == "Apache"
+
+
+def test_the_script_refuses_another_wheel(tmp_path):
+    (tmp_path / "other.whl").write_bytes(b"")
+    with pytest.raises(ValueError, match="must have the SHA-256 8167820c"):
+        write_sentence_pairs.write(tmp_path / "pairs.xz", tmp_path / "other.whl")
+
+
+def test_the_script_asks_pip_for_the_published_wheel(tmp_path, monkeypatch):
+    asked = []
+
+    def run(command, check):
+        asked.append(command)
+        (tmp_path / "homeassistant-2026.2.3-py3-none-any.whl").touch()
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert write_sentence_pairs.fetch(tmp_path).name.startswith("homeassistant-2026.2.3")
+    assert asked[0][-1] == "homeassistant==2026.2.3"
+    assert "--no-deps" in asked[0]
 
 
 # Fashion-MNIST
