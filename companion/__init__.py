@@ -23,6 +23,7 @@ from companion import (
     semi_supervised,
     speech,
     training,
+    translation,
     variational_autoencoders,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "semi_supervised",
     "speech",
     "training",
+    "translation",
     "variational_autoencoders",
 ]
 __version__ = "0.1.0"

@@ -153,6 +153,7 @@ def check_alike(owner: object, input: Tensor, *parameters: Tensor | None) -> Non
 # what jaxtyping calls a kind of number, in words, and what makes a tensor one
 _KINDS = {
     "Float": ("floating-point numbers", "float()"),
+    "Bool": ("truth values, torch.bool", "bool()"),
     "Int": ("whole numbers", "long()"),
     "Int64": ("whole numbers of torch.int64", "long()"),
     "UInt8": ("bytes, torch.uint8", "to(torch.uint8)"),

@@ -35,6 +35,7 @@ from companion import (
     semi_supervised,
     speech,
     training,
+    translation,
     variational_autoencoders,
 )
 from companion.backpropagation import Variable
@@ -102,13 +103,16 @@ def tensor_mistakes(x):
         "more": x[None],
         "complex": x.cfloat(),
     }
-    made["bool"] = x > 0
+    if x.dtype == torch.bool:
+        made |= {"long": x.long(), "float": x.float()}
+    else:
+        made["bool"] = x > 0
     if x.is_floating_point():
         made |= {
             "long": x.long(),
             "dtype": x.float() if x.dtype == torch.float64 else x.double(),
         }
-    else:
+    elif x.dtype != torch.bool:
         made |= {"float": x.float(), "int32": x.int(), "high": x + 1000, "low": x - 1000}
     if x.dim():
         made |= {"less": x[0], "empty": x[:0]}
@@ -168,6 +172,7 @@ Y = torch.tensor([0, 1, 2, 1, 0])
 MIXED = torch.rand(30, 3)
 IMAGES = torch.rand(2, 4, 8, 8)
 TOKENS = torch.arange(60) % 7
+SENTENCES = torch.tensor([[2, 4, 5, 4, 3], [2, 5, 3, 0, 0]])
 
 
 def model():
@@ -184,6 +189,13 @@ def sgd():
 
 def parameters():
     return [nn.Parameter(torch.rand(3))]
+
+
+def translator():
+    words = translation.Vocabulary(["a", "b"])
+    attention = translation.DotProductAttention(4, 6)
+    decoder = translation.Decoder(6, 3, 4, 6, attention)
+    return translation.Translator(translation.Encoder(6, 3, 3), decoder, words, words)
 
 
 def small_batch():
@@ -672,6 +684,9 @@ TABLE = {
     "datasets.moons": lambda: [
         call(datasets.moons, "noise:2.5 noise:0 seed:-1 seed:0", n=9, noise=0.1, seed=1)
     ],
+    "datasets.number_words": lambda: [
+        call(datasets.number_words, source="en", target="de", words=(1, 8))
+    ],
     "datasets.python_documentation": lambda: [
         call(datasets.python_documentation, "file:word", file=None)
     ],
@@ -679,6 +694,9 @@ TABLE = {
         call(
             datasets.read_idx, "name:word", content=b"\0\0\x08\x01\0\0\0\x01\x07", name="seven"
         )
+    ],
+    "datasets.sentence_pairs": lambda: [
+        call(datasets.sentence_pairs, "file:word", target="de", words=(2, 12), file=None)
     ],
     "datasets.read_wave": lambda: [
         call(
@@ -1506,6 +1524,146 @@ TABLE = {
     "training.modes_kept": lambda: [
         call(lambda model: training.modes_kept(model).__enter__(), model=nn.ReLU())
     ],
+    "translation.AdditiveAttention": lambda: attention(
+        translation.AdditiveAttention, hidden_size=5
+    ),
+    "translation.Decoder": lambda: [
+        call(
+            translation.Decoder,
+            "attention:None dropout:0",
+            vocabulary=6,
+            embedding_dim=3,
+            hidden_size=4,
+            memory_size=6,
+            attention=translation.DotProductAttention(4, 6),
+            dropout=0.1,
+        ),
+        call(
+            translation.Decoder(6, 3, 4, 6, translation.DotProductAttention(4, 6)),
+            "tokens:int32 tokens:larger1 mask:None",
+            tokens=SENTENCES,
+            memory=torch.rand(2, 5, 6),
+            mask=torch.ones(2, 5).bool(),
+            state=(torch.rand(1, 2, 4), torch.rand(1, 2, 4)),
+        ),
+        call(
+            translation.Decoder(6, 3, 4, 6).begin,
+            "last:empty last:larger0",
+            last=torch.rand(2, 6),
+        ),
+    ],
+    "translation.DotProductAttention": lambda: attention(translation.DotProductAttention),
+    "translation.Encoder": lambda: [
+        call(
+            translation.Encoder,
+            "dropout:0",
+            vocabulary=6,
+            embedding_dim=3,
+            hidden_size=4,
+            bidirectional=True,
+            dropout=0.1,
+        ),
+        call(translation.Encoder(6, 3, 4), "source:int32 source:larger?", source=SENTENCES),
+    ],
+    "translation.SimilarLengths": lambda: [
+        call(
+            translation.SimilarLengths,
+            pairs=[(SENTENCES[0], SENTENCES[1])],
+            batch_size=2,
+            generator=torch.Generator(),
+        )
+    ],
+    "translation.Translator": lambda: [
+        call(
+            translation.Translator,
+            encoder=translator().encoder,
+            decoder=translator().decoder,
+            source=translator().source,
+            target=translator().target,
+        ),
+        call(
+            translator(),
+            "source:int32 source:larger1 target:int32 target:larger1",
+            source=SENTENCES,
+            target=SENTENCES,
+        ),
+        call(translator().read, "source:int32 source:larger?", source=SENTENCES),
+        call(
+            translator().translate,
+            "alpha:2.5 alpha:0",
+            texts=["a b"],
+            width=2,
+            alpha=1.0,
+            longest=3,
+            batch_size=2,
+        ),
+    ],
+    "translation.Vocabulary": lambda: [
+        call(translation.Vocabulary, "merges:None", tokens=["a", "b"], merges=[("a", "b")]),
+        call(translator().source.split, "text:word", text="a b"),
+        call(translator().source.encode, "text:word", text="a b"),
+        call(
+            translator().source.decode,
+            "tokens:int32 tokens:empty tokens:larger?",
+            tokens=SENTENCES[0],
+        ),
+    ],
+    "translation.beam_search": lambda: [
+        call(
+            translation.beam_search,
+            "source:int32 source:larger? alpha:2.5 alpha:0",
+            model=translator(),
+            source=SENTENCES,
+            width=2,
+            alpha=1.0,
+            longest=3,
+        )
+    ],
+    "translation.bleu": lambda: [
+        call(translation.bleu, hypotheses=["a b"], references=[["a c"]])
+    ],
+    "translation.bpe": lambda: [call(translation.bpe, "merges:0", texts=["a b"], merges=2)],
+    "translation.dot_product_attention": lambda: [
+        call(
+            translation.dot_product_attention,
+            "query:larger1 value:larger2 mask:None scale:-1.0 scale:2.5 scale:0",
+            query=torch.rand(2, 3, 4),
+            key=torch.rand(2, 5, 4),
+            value=torch.rand(2, 5, 6),
+            mask=torch.ones(2, 5).bool(),
+            scale=0.5,
+        )
+    ],
+    "translation.fit_translator": lambda: [
+        call(
+            translation.fit_translator,
+            "epochs:0 max_norm:inf max_norm:2.5 label_smoothing:0 validation:None seed:-1 "
+            "seed:0",
+            model=(model := translator()),
+            optimizer=optimization.SGD(model.parameters(), lr=0.1),
+            pairs=[("a", "b")],
+            epochs=1,
+            batch_size=2,
+            max_norm=1.0,
+            label_smoothing=0.1,
+            validation=[("b", "a")],
+            scheduler=None,
+            seed=1,
+            progress=False,
+        )
+    ],
+    "translation.greedy": lambda: [
+        call(
+            translation.greedy,
+            "source:int32 source:larger?",
+            model=translator(),
+            source=SENTENCES,
+            longest=3,
+        )
+    ],
+    "translation.word_vocabulary": lambda: [
+        call(translation.word_vocabulary, texts=["a b"], least=1)
+    ],
     "variational_autoencoders.Autoencoder": lambda: [
         call(
             variational_autoencoders.Autoencoder,
@@ -1637,6 +1795,19 @@ def optimizer(cls, allow="", **options):
     return [call(cls, allow, params=parameters(), lr=0.1, **options, maximize=True)]
 
 
+def attention(cls, **sizes):
+    return [
+        call(cls, query_size=4, memory_size=6, **sizes),
+        call(
+            cls(4, 6, **sizes),
+            "states:larger1 mask:None",
+            states=torch.rand(2, 3, 4),
+            memory=torch.rand(2, 5, 6),
+            mask=torch.ones(2, 5).bool(),
+        ),
+    ]
+
+
 def recurrent(cls, states=1, **options):
     state = torch.rand(1, 2, 4)
     return [
@@ -1690,6 +1861,7 @@ ANYTHING = {
     "checks.Unbounded",
     "datasets.BagsOfWords",
     "datasets.Examples",
+    "datasets.Pairs",
     "datasets.Recordings",
     "datasets.Speech",
     "datasets.Splits",
@@ -1704,6 +1876,7 @@ ANYTHING = {
     "plotting.set_style",
     "speech.Batch",
     "training.History",
+    "translation.Bleu",
 }
 
 
