@@ -380,8 +380,9 @@ def test_a_variant_begins_with_its_biases(variant, forget, write):
 
 
 def test_the_race_is_between_models_of_the_sizes_that_it_names():
-    small, large, gated = map(count_parameters, map(race.model_of, race.RUNNERS))
+    small, large, gated, *longer = map(count_parameters, map(race.model_of, race.RUNNERS))
     assert abs(large / gated - 1) < 0.005
+    assert longer == [large, gated]
     assert small < gated / 2.5
 
 
