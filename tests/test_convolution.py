@@ -28,6 +28,7 @@ from companion.convolution import (
     output_size,
     receptive_field,
 )
+from companion.data import write_convolution_controls as controls
 from companion.datasets import Examples, Splits, fashion_mnist
 from companion.layers import count_parameters
 
@@ -570,6 +571,47 @@ def test_a_rate_is_looked_for_until_the_best_is_inside(script, monkeypatch, peak
     best = script["sweep"](None, lambda seed: data)["rate"]
     assert min(tried) < best < max(tried)
     assert abs(math.log(best / peak)) <= math.log(2.5) / 2
+
+
+def test_the_script_of_the_controls_writes_what_is_stored(tmp_path, monkeypatch):
+    stored = json.loads((DATA / "convolution_controls.json").read_text(encoding="utf-8"))
+    few = Splits(*(Examples(x[:16], y[:16]) for x, y in fashion_mnist()))
+    brief = {"epochs": 1, "framed_epochs": 1, "rates": [0.002, 0.005, 0.01]}
+    for name, value in brief.items():
+        monkeypatch.setitem(controls.SETTINGS, name, value)
+    controls.write(tmp_path / "controls.json", few, 0.005)
+    fresh = json.loads((tmp_path / "controls.json").read_text(encoding="utf-8"))
+    assert fresh.keys() == stored.keys()
+    for trial, runs in (fresh.values(), stored.values()):
+        assert trial.keys() == {"rate", "validation", "test", "only LeNet, only it"}
+        assert str(trial["rate"]) in trial["validation"]
+        assert len(trial["test"]) == 3
+        assert [run.keys() for run in runs] == 3 * [{"test", "changed"}]
+        assert [len(run["changed"]) for run in runs] == [4, 4, 4]
+    # the LeNet beside it was that of the trials
+    trials = json.loads((DATA / "convolution_trials.json").read_text(encoding="utf-8"))[
+        "trials"
+    ]
+    unshared = stored["LeNet, not shared"]
+    each = zip(
+        trials["LeNet"]["test"], unshared["test"], unshared["only LeNet, only it"], strict=True
+    )
+    for a, b, pair in each:
+        assert pair[0] - pair[1] == round(2000 * (a - b))
+
+
+def test_a_layer_that_shares_nothing_is_a_convolution_if_its_kernels_are_alike():
+    local = controls.LocallyConnected2d(2, 3, 3, side=6, padding=1).double()
+    kernels, b = normal(3, 2, 3, 3), normal(3)
+    local.weight.data[:], local.bias.data[:] = kernels, b[:, None, None]
+    x = normal(4, 2, 6, 6)
+    everywhere = F.conv2d(x, kernels, b, padding=1)
+    torch.testing.assert_close(local(x), everywhere, rtol=1e-12, atol=1e-12)
+    local.weight.data[2, 5] += 1  # one place has other kernels
+    changed = ((local(x) - everywhere).abs() > 1e-9).any(0).any(0)
+    assert changed.nonzero().tolist() == [[2, 5]]
+    weights = [controls.unshared().features[layer].weight for layer in (0, 3)]
+    assert [w.numel() for w in weights] == [28**2 * 150, 10**2 * 2400]  # LeNet's products
 
 
 def test_maps_without_strides_are_those_with_strides_and_more(script):
