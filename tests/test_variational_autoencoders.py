@@ -1,5 +1,7 @@
+import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,10 @@ from sklearn.decomposition import PCA
 from torch import distributions as dist
 from torch import nn
 
+from companion import variational_autoencoders
 from companion.backpropagation import gradient_check
+from companion.data import write_vae_trials as trials
+from companion.datasets import Examples, Splits, fashion_mnist
 from companion.layers import MLP, Linear, count_parameters, mse_loss
 from companion.optimization import Adam, CosineWithWarmup
 from companion.training import fit, train
@@ -24,6 +29,8 @@ from companion.variational_autoencoders import (
     kl_divergence,
     reparameterise,
 )
+
+DATA = Path(variational_autoencoders.__file__).parent / "data"
 
 
 def normal(*shape, seed=0):
@@ -476,6 +483,94 @@ def test_a_vae_trains():
     share = x.mean(0).float().clamp(1e-3, 1 - 1e-3)
     independent = dist.Bernoulli(share).log_prob(x.float()).sum(-1).mean().item()
     assert -history.loss[-1] > independent + 0.5  # better than pixels that know nothing
+
+
+# The trials
+
+
+def keys(tree):
+    """A tree of dictionaries without what hangs on it; all numbers are one key."""
+    if not isinstance(tree, dict):
+        return None
+    return {"number" if k.isdigit() else k: keys(v) for k, v in tree.items()}
+
+
+def test_the_script_writes_what_is_stored_but_for_the_settings(tmp_path, monkeypatch):
+    stored = json.loads((DATA / "vae_trials.json").read_text(encoding="utf-8"))
+    assert stored["settings"] == trials.SETTINGS
+    sizes = (150, 40, 40)
+    few = [Examples(x[:n], y[:n]) for (x, y), n in zip(fashion_mnist(), sizes, strict=True)]
+    monkeypatch.setattr(trials, "fashion_mnist", lambda: Splits(*few))
+    for setting, value in {
+        "epochs": 1,
+        "epochs_of_a_sweep": 1,
+        "components": [1, 5],
+        "components_of_pca": [5],
+        "iterations": 1,
+        "codes_of_iwae": 2,
+    }.items():
+        monkeypatch.setitem(trials.SETTINGS, setting, value)
+    trials.write(tmp_path / "trials.json")
+    written = json.loads((tmp_path / "trials.json").read_text(encoding="utf-8"))
+    assert keys(written) == keys(stored)
+    for tree in (written, stored):
+        seeds = [tree["black and white"]["vae"]]
+        seeds += [tree["grey"][kind] for kind in ("one variance", "own variances")]
+        seeds += [max(tree["black and white"]["mixture"].values(), key=len)]
+        assert [*map(len, seeds)] == [3, 3, 3, 3]
+
+
+def test_stored_bits_are_what_the_script_finds():
+    stored = json.loads((DATA / "vae_trials.json").read_text(encoding="utf-8"))
+    x, validation, test = pictures = trials.binarised()
+    mixture = trials.BernoulliMixture(66, x)
+    found = [trials.bits(mixture.score(part)) for part in (validation, test)]
+    assert found == pytest.approx(stored["black and white"]["mixture"]["66"][0], rel=0.005)
+    grey, _, fresh = trials.dequantised(tuple(p.x.flatten(1) for p in fashion_mnist()), 256)
+    found = trials.bits(ProbabilisticPCA(20).fit(grey).score(fresh), 256)
+    assert found == pytest.approx(stored["grey"]["pca"]["20"][1], abs=0.002)
+    x, _, fresh = trials.dequantised(pictures, 2)
+    found = trials.bits(ProbabilisticPCA(20).fit(x).score(fresh), 2)
+    assert found == pytest.approx(stored["black and white"]["pca"]["20"][1], abs=0.002)
+
+
+def test_bits_of_a_fair_coin_are_one_and_of_a_uniform_density_those_of_its_levels():
+    assert trials.bits(784 * math.log(0.5)) == pytest.approx(1)
+    assert trials.bits(0.0, 256) == 8
+
+
+def test_noise_makes_of_each_level_an_interval_of_the_same_width():
+    levels = torch.tensor([0.0, 1.0, 128.0, 255.0]).repeat(50, 1)
+    (x,) = trials.dequantised((levels / 255,), 256)
+    assert torch.equal((x * 256).floor(), levels)
+    assert 0.4 < (x * 256 - levels).mean() < 0.6
+
+
+def test_pictures_of_two_colours_have_two():
+    for part, grey in zip(trials.binarised(), fashion_mnist(), strict=True):
+        assert torch.equal(part, (grey.x.flatten(1) > 0.5).float())
+
+
+def test_the_rivals_have_as_many_parameters():
+    vae, grey = trials.vae_of("black and white"), trials.vae_of("own variances", 20, 128)
+    decoder, whole = count_parameters(vae.decoder), count_parameters(vae)
+    assert abs(264 * 785 / decoder - 1) < 0.005
+    assert abs(533 * 785 / whole - 1) < 0.005
+    assert abs(132 * (2 * 784 + 1) / count_parameters(grey.decoder) - 1) < 0.005
+
+
+def test_em_for_a_mixture_of_bernoullis_climbs_and_is_a_distribution(monkeypatch):
+    x = binary(200, 6).float() * binary(200, 1, seed=1).float()
+    scores = []
+    for iterations in (0, 1, 2, 5, 20):
+        monkeypatch.setitem(trials.SETTINGS, "iterations", iterations)
+        mixture = trials.BernoulliMixture(4, x)
+        scores.append(mixture.score(x))
+    assert scores == sorted(scores)
+    pictures = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6)
+    assert mixture.log_joint(pictures).logsumexp(1).exp().sum().item() == pytest.approx(1)
+    judge = dist.Bernoulli(mixture.p).log_prob(x[:, None]).sum(2) + mixture.pi.log()
+    torch.testing.assert_close(mixture.log_joint(x), judge, rtol=1e-4, atol=1e-4)
 
 
 # What is refused
