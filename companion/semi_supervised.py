@@ -201,9 +201,10 @@ class GenerativeClassifier:
                 f"{counts.tolist()}"
             )
         component = self.components_per_class * y
-        for label in range(len(counts)):
-            parts = KMeans(self.components_per_class, random_state=self.random_state)
-            component[y == label] += parts.fit_predict(X[y == label])
+        if self.components_per_class > 1:
+            for label in range(len(counts)):
+                parts = KMeans(self.components_per_class, random_state=self.random_state)
+                component[y == label] += parts.fit_predict(X[y == label])
         self.m_step(X, one_hot(component, self.components_per_class * len(counts)).to(X))
 
     def _possible(self, joint, y):
