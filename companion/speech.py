@@ -12,6 +12,7 @@ The loss has PyTorch's name and arguments, the filterbank those of ``torchaudio`
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +44,7 @@ __all__ = [
     "mel_filterbank",
     "mel_to_hz",
     "prefix_beam_search",
+    "pretrained_recognizer",
     "spectrogram",
     "standardize",
     "to_labels",
@@ -841,3 +843,26 @@ def transcribe(
             for i, place in enumerate(batch.places):
                 heard[place] = to_text(decode(log_probs[: lengths[i], i]))
     return heard
+
+
+def pretrained_recognizer(noise: bool = False) -> Recognizer:
+    """A recogniser of spoken digits that comes with the companion, and need not be trained.
+
+    It has heard the training part of ``spoken_digits(full=True)``, its settings were chosen on
+    the validation part, and the test's voices it has not heard.
+    ``companion/data/write_speech_model.py`` wrote the file, in half precision.
+
+    Args:
+        noise: The one that has heard every recording with :func:`add_noise` too, at 0 to 30
+            decibels.
+
+    Returns:
+        The model, in evaluation mode and single precision, for frames that were made by
+        :func:`log_mel` and :func:`standardize`.
+    """
+    from safetensors.torch import load
+
+    model = Recognizer(hidden=96)
+    name = "speech_model_noise.safetensors" if noise else "speech_model.safetensors"
+    model.load_state_dict(load((files("companion") / "data" / name).read_bytes()))
+    return model.eval()

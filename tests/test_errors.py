@@ -1410,6 +1410,7 @@ TABLE = {
             cutoff=-8.0,
         )
     ],
+    "speech.pretrained_recognizer": lambda: [call(speech.pretrained_recognizer, noise=False)],
     "speech.spectrogram": lambda: [
         call(
             speech.spectrogram,

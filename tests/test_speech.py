@@ -1,5 +1,8 @@
 import itertools
+import json
 import math
+import runpy
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -8,10 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch.nn import functional as F
 
-from companion import speech
-from companion.datasets import SAMPLE_RATE
+from companion import datasets, speech
+from companion.data import write_speech_model, write_speech_trials
+from companion.datasets import SAMPLE_RATE, Recordings, Speech, spoken_digits
 from companion.language_models import NGram
 from companion.optimization import Adam
 from companion.speech import (
@@ -27,6 +32,7 @@ from companion.speech import (
     mel_filterbank,
     mel_to_hz,
     prefix_beam_search,
+    pretrained_recognizer,
     spectrogram,
     standardize,
     to_labels,
@@ -675,3 +681,157 @@ def test_a_recogniser_learns_what_it_hears():
 def test_frames_that_the_recogniser_does_not_know_are_refused(features, lengths, words):
     with pytest.raises(ValueError, match=words):
         Recognizer(6, 8)(features, torch.tensor(lengths))
+
+
+# What is shipped
+
+
+@pytest.mark.parametrize(("noise", "most"), [(False, 0.05), (True, 0.06)])
+def test_a_shipped_recogniser_understands_voices_that_it_never_heard(noise, most):
+    model, test = pretrained_recognizer(noise), spoken_digits().test
+    assert not model.training
+    frames = [write_speech_model.prepare(wave) for wave in test.waves]
+    assert word_error_rate(test.texts, transcribe(model, frames)) <= most
+    assert word_error_rate(test.texts, transcribe(model, [-x for x in frames])) > 0.5
+
+
+def test_the_two_shipped_recognisers_differ_in_noise():
+    test = spoken_digits().test
+    g = torch.Generator().manual_seed(0)
+    noisy = [write_speech_model.prepare(add_noise(x, 15.0, g)) for x in test.waves]
+    clean, used = (
+        word_error_rate(test.texts, transcribe(pretrained_recognizer(noise), noisy))
+        for noise in (False, True)
+    )
+    assert used < 0.25 < 0.4 < clean
+
+
+def test_the_files_of_the_recognisers_are_small_and_say_what_they_are():
+    for name, noise in [("speech_model", "False"), ("speech_model_noise", "True")]:
+        path = DATA / f"{name}.safetensors"
+        assert path.stat().st_size < 400_000
+        with safe_open(path, "pt") as file:
+            assert file.metadata()["noise"] == noise
+            assert "Recognizer(hidden=96)" in file.metadata()["what"]
+            assert {file.get_tensor(key).dtype for key in set(file.keys())} == {torch.float16}
+
+
+def few(part, count):
+    return Recordings(*(field[:count] for field in part))
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Twelve recordings a part, whoever asks."""
+    parts = Speech(*(few(part, 12) for part in spoken_digits()))
+    monkeypatch.setattr(datasets, "spoken_digits", lambda **_: parts)
+    monkeypatch.setattr(write_speech_trials, "spoken_digits", lambda: parts)
+    return parts
+
+
+def test_the_script_writes_both_recognisers_in_the_form_that_is_shipped(
+    tmp_path, monkeypatch, short
+):
+    script = DATA / "write_speech_model.py"
+    text = script.read_text().replace("EPOCHS, RATE = 26,", "EPOCHS, RATE = 2,")
+    (tmp_path / script.name).write_text(text)
+    monkeypatch.setattr(sys, "argv", [script.name, "--target", str(tmp_path / "m.safetensors")])
+    runpy.run_path(str(tmp_path / script.name), run_name="__main__")
+    states = []
+    for new, old in [("m", "speech_model"), ("m_noise", "speech_model_noise")]:
+        with (
+            safe_open(tmp_path / f"{new}.safetensors", "pt") as ours,
+            safe_open(DATA / f"{old}.safetensors", "pt") as stored,
+        ):
+            assert ours.metadata() == stored.metadata()
+            assert set(ours.keys()) == set(stored.keys())
+            for key in set(ours.keys()):
+                assert ours.get_tensor(key).shape == stored.get_tensor(key).shape
+            states.append(ours.get_tensor("head.weight"))
+    assert not torch.equal(*states)
+
+
+def test_a_perturbed_batch_has_moved_channels_and_two_hidden_stretches():
+    features, texts = recordings(*range(40, 56), channels=40), ["a"] * 16
+    (batch,) = batches([x.abs() + 1 for x in features], texts, 16)
+    torch.manual_seed(0)
+    again = write_speech_model.perturbed(batch)
+    assert torch.equal(again.targets, batch.targets)
+    assert torch.equal(again.lengths, batch.lengths)
+    shifts, widths = set(), set()
+    for x, new, n in zip(batch.features, again.features, batch.lengths, strict=True):
+        found = []
+        for shift in range(-3, 4):
+            moved = x[:n, (torch.arange(40) + shift).clamp(0, 39)]
+            if torch.equal(torch.where(new[:n] == 0, 0.0, moved), new[:n]):
+                found.append(shift)
+        assert len(found) == 1
+        shifts.add(found[0])
+        hidden = new[:n] == 0
+        times, channels = hidden.all(dim=1), hidden.all(dim=0)
+        assert torch.equal(hidden, times[:, None] | channels)
+        for stretch in (times, channels):
+            places = stretch.nonzero().flatten().tolist()
+            assert places == list(range(places[0], places[-1] + 1)) if places else True
+            widths.add(len(places))
+        assert (new[n:] == 0).all()
+    assert min(shifts) == -3
+    assert max(shifts) == 3
+    assert max(widths) == 6
+
+
+def test_the_trials_chose_their_rates_in_validation_and_report_the_test():
+    trials = json.loads((DATA / "speech_trials.json").read_text())
+    assert list(trials) == list(write_speech_trials.VARIANTS)
+    for found in trials.values():
+        scores = {float(rate): score for rate, score in found["validation"].items()}
+        assert list(scores) == list(write_speech_trials.RATES)
+        assert found["rate"] == min(scores, key=scores.get)
+        assert min(scores) < found["rate"] < max(scores)
+        assert len(found["test"]) == 3
+
+
+def test_the_script_of_the_trials_runs_whole(tmp_path, monkeypatch, short):
+    monkeypatch.setattr(write_speech_trials, "trained", trial := Trial())
+    monkeypatch.setattr(
+        write_speech_trials, "errors", lambda variant, model, part: model(part is short.test)
+    )
+    write_speech_trials.write(tmp_path / "trials.json")
+    written = json.loads((tmp_path / "trials.json").read_text())
+    for found in written.values():
+        assert found["rate"] == 1e-2
+        assert found["test"] == [0.01, 1.01, 2.01]
+        assert found["validation"] == {
+            str(rate): abs(rate - 1e-2) for rate in write_speech_trials.RATES
+        }
+    assert len(trial.asked) == 3 * 6
+
+
+class Trial:
+    """Models that do best in validation at a rate of 0.01, and in the test the worse the
+    larger the rate.
+    """
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, variant, rate, seed):
+        self.asked.append((variant, rate, seed))
+        return lambda test: seed + rate if test else abs(rate - 1e-2)
+
+
+def test_the_variants_hear_and_write_what_their_names_say(short):
+    part = short.train
+    everything, no_logarithm = (
+        write_speech_trials.frames(name, part) for name in ("all", "no logarithm")
+    )
+    power = spectrogram(part.waves[0]) @ mel_filterbank(129).float()
+    torch.testing.assert_close(no_logarithm[0], standardize(power))
+    torch.testing.assert_close(everything[0], standardize((power + 1e-6).log()))
+    three = Recordings([], ["three seven", "eight"], [])
+    assert write_speech_trials.spelled("no blank", three) == ["thre seven", "eight"]
+    assert write_speech_trials.spelled("all", three) == three.texts
+    model = write_speech_trials.trained("no blank", 1e-3, 0, epochs=1)
+    frames = write_speech_trials.frames("no blank", part)
+    log_probs, _ = model(frames[0][None], torch.tensor([len(frames[0])]))
+    assert log_probs[..., 0].max() < -9000
