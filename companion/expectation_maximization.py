@@ -142,7 +142,7 @@ class GaussianMixture:
             if best is None or bounds[-1] > best[0][-1]:
                 best = bounds, converged, (self.weights_, self.means_, self.covariances_)
         bounds, self.converged_, parameters = best
-        self._set(*parameters)
+        self.set_parameters(*parameters)
         self.lower_bound_, self.lower_bounds_ = bounds[-1], bounds[1:]
         self.n_iter_ = len(self.lower_bounds_)
         if not self.converged_ and self.max_iter:
@@ -240,7 +240,7 @@ class GaussianMixture:
         variances += self.reg_covar  # in place
         if self.covariance_type == "spherical":
             covariances = covariances.mean(1)
-        self._set(counts / counts.sum(), means, covariances)
+        self.set_parameters(counts / counts.sum(), means, covariances)
         return self
 
     @checked
@@ -420,7 +420,7 @@ class GaussianMixture:
                 mine if value is None else value
                 for value, mine in zip(given, learned, strict=True)
             ]
-        self._set(*given)
+        self.set_parameters(*given)
 
     def _first_responsibilities(self, X, random):
         K, like = self.n_components, {"dtype": X.dtype, "device": X.device}
@@ -466,7 +466,26 @@ class GaussianMixture:
         _check_positive(precisions, "precisions_init")
         return weights, means, 1 / precisions
 
-    def _set(self, weights, means, covariances):
+    @checked
+    def set_parameters(
+        self,
+        weights: Float[Tensor, " components"],
+        means: Float[Tensor, "components features"],
+        covariances: Float[Tensor, "..."],
+    ) -> "GaussianMixture":
+        """Take these parameters, and the factors that follow from them.
+
+        Args:
+            weights: Mixing weights, which sum to one.
+            means: Means.
+            covariances: Covariances, in the shape of ``covariances_``.
+
+        Returns:
+            The mixture itself.
+
+        Raises:
+            ValueError: If a covariance is not positive definite.
+        """
         self.weights_, self.means_, self.covariances_ = weights, means, covariances
         if self.covariance_type in ("full", "tied"):
             L = _cholesky(covariances, "the covariance")
@@ -475,6 +494,7 @@ class GaussianMixture:
         else:
             _check_positive(covariances, "the variance")
             self.precisions_cholesky_ = covariances.rsqrt()
+        return self
 
 
 class KMeans:

@@ -190,19 +190,19 @@ def test_the_m_step_is_a_maximum_of_the_expected_complete_log_likelihood(covaria
         for k in range(3):
             other = weights.clone()
             other[k] *= 1 + size
-            mine._set(other / other.sum(), means, covariances)
+            mine.set_parameters(other / other.sum(), means, covariances)
             assert expected(mine) < best
         for place in range(means.numel()):
             moved = means.clone()
             moved.view(-1)[place] += size
-            mine._set(weights, moved, covariances)
+            mine.set_parameters(weights, moved, covariances)
             assert expected(mine) < best
         for place in range(covariances.numel()):
             moved = covariances.clone()
             moved.view(-1)[place] += size
             if covariance_type in ("full", "tied"):
                 moved = (moved + moved.mT) / 2
-            mine._set(weights, means, moved)
+            mine.set_parameters(weights, means, moved)
             assert expected(mine) < best
 
 
