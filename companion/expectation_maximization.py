@@ -182,8 +182,10 @@ class GaussianMixture:
             self.precisions_cholesky_,
             self.covariance_type,
         )
-        log_p = log_joint.logsumexp(0)
-        return log_p, (log_joint - log_p).exp().T
+        top = log_joint.amax(0)  # log-sum-exp, whose exponentials serve both results
+        r = (log_joint - top).exp_()
+        total = r.sum(0)
+        return top + total.log(), (r / total).T
 
     @checked
     def m_step(
@@ -221,9 +223,10 @@ class GaussianMixture:
                 f"responsibilities must have {self.n_components} columns, one for each "
                 f"component, got {responsibilities.shape[1]}"
             )
-        r, least = responsibilities.T, 10 * torch.finfo(X.dtype).eps
-        r = torch.where(r.sum(1, keepdim=True) < least, least / len(X), r)  # (K, N)
+        r, least = responsibilities.T, 10 * torch.finfo(X.dtype).eps  # r: (K, N)
         counts = r.sum(1)
+        if (empty := counts < least).any():
+            r, counts = torch.where(empty[:, None], least / len(X), r), counts.clamp(min=least)
         means = r @ X / counts[:, None]
         matrix = self.covariance_type in ("full", "tied")
         scatter = sum(
@@ -777,8 +780,12 @@ class UnconstrainedMixture(nn.Module):
             ValueError: If they have another number of features.
         """
         _check_features(self, X, self.means)
-        P = self.B.triu(1) + torch.diag_embed(self.B.diagonal(dim1=1, dim2=2).exp())
-        return _log_joint(X, self.a.log_softmax(0), self.means, P, "full").logsumexp(0)
+        log_weights = self.a.log_softmax(0)
+        return _log_joint(X, log_weights, self.means, self.factors(), "full").logsumexp(0)
+
+    def factors(self) -> Float[Tensor, "components features features"]:
+        """The factors P of the inverse covariances."""
+        return self.B.triu(1) + torch.diag_embed(self.B.diagonal(dim1=1, dim2=2).exp())
 
 
 _CACHED = 2**16  # so many numbers at a time, half a megabyte
@@ -810,7 +817,8 @@ def _log_joint(X, log_weights, means, P, covariance_type):
         P = P.view(K, -1, 1).expand(K, D, 1)
         lengths = _squared_lengths(X, means, lambda d: P * d)
         log_det = P.log().sum((1, 2))
-    return (log_weights + log_det - D / 2 * math.log(math.tau))[:, None] - lengths / 2
+    log_factor = log_weights + log_det - D / 2 * math.log(math.tau)
+    return lengths.mul_(-0.5).add_(log_factor[:, None])  # in place: it is a fresh tensor
 
 
 def _scatter(d, r, matrix):

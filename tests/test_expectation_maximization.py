@@ -1,5 +1,8 @@
+import json
 import math
 import warnings
+from itertools import repeat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from sklearn import cluster, mixture
 from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
+from companion.data import write_em_trials as trials
 from companion.expectation_maximization import (
     GaussianMixture,
     KMeans,
@@ -147,7 +151,7 @@ def test_the_density_is_that_of_torch_distributions(covariance_type):
 
 
 @pytest.mark.usefixtures("plain_python")
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     covariance_type=st.sampled_from(TYPES),
     D=st.integers(1, 4),
@@ -506,6 +510,57 @@ def test_values_that_any_float_may_take_make_a_mixture():
     expected = MultivariateNormal(torch.zeros(2), precision_matrix=P @ P.T)
     x = torch.tensor([[0.1, -0.2]])
     assert_close(free(x), expected.log_prob(x), rtol=1e-4, atol=1e-4)
+
+
+SHIPPED = json.loads(Path(trials.__file__).with_name("em_trials.json").read_text())
+
+
+@pytest.mark.usefixtures("plain_python")
+@pytest.mark.parametrize("spread", trials.SPREADS)
+def test_the_shipped_race_is_the_scripts(spread):
+    X, first = trials.clouds(trials.SPREADS[spread]), trials.CHECKS[:9]
+    shipped, chosen = SHIPPED[spread]["runs"], SHIPPED[spread]["chosen"]
+    traces = {"EM": trials.by_em(trials.started(X, 5, 3), X, X, first)}
+    for name, rate in chosen.items():
+        start = trials.started(X, 5, 3)
+        traces[name] = trials.by_gradient(name, float(rate), start, repeat((X,)), X, first)
+        assert start.score(X) == pytest.approx(traces[name][-1][1], abs=1e-5)
+    assert traces.keys() == shipped.keys()
+    for name, trail in traces.items():
+        heights = [height for _, height in shipped[name][3][: len(first)]]
+        np.testing.assert_allclose([height for _, height in trail], heights, atol=1e-4)
+    for name, sweep in SHIPPED[spread]["sweep"].items():
+        assert list(sweep) == [str(rate) for rate in trials.RATES[name]]
+
+
+def test_the_shipped_runs_on_minibatches_are_the_scripts():
+    X, held_out = trials.pixels()
+    shipped, first = SHIPPED["minibatches"], trials.STEP_CHECKS[:2]
+
+    def begin():
+        return trials.started(X, trials.PIXELS["components"], 1), trials.minibatches(X, 1)
+
+    traces = {
+        "EM": trials.by_em(begin()[0], X, held_out, (1,)),
+        "stepwise EM": trials.by_stepwise_em(*begin(), held_out, first),
+    }
+    for name, rate in shipped["chosen"].items():
+        traces[name] = trials.by_gradient(name, float(rate), *begin(), held_out, first)
+    assert traces.keys() == shipped["runs"].keys()
+    for name, trail in traces.items():
+        heights = [height for _, height in shipped["runs"][name][1][: len(trail)]]
+        np.testing.assert_allclose([height for _, height in trail], heights, atol=1e-4)
+
+
+@pytest.mark.usefixtures("plain_python")
+def test_a_run_that_fails_is_below_all_others():
+    def fail():
+        raise FloatingPointError
+
+    trail = trials.survived(fail, (1, 2))
+    assert trail == [(0.0, trials.FAILED)] * 2
+    assert trials.gone_on(None, trail, None) == trials.FAILED
+    assert trials.best_rate({"0.1": [trail], "1.0": [[(0.0, -3.0), (0.0, -2.0)]]}) == "1.0"
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ chapter *Expectation maximisation* explains both trials, draws the result, and r
 them again.
 
 *Race*: EM, Adam and gradient descent with momentum, all on the whole data, from the same
-starts, on clouds that lie apart and on clouds that overlap. *Minibatches*: the pixels of a photograph,
-of which EM reads all for each step, and the others a few hundred.
+starts, on clouds that lie apart and on clouds that overlap. *Minibatches*: the pixels of a
+photograph, of which EM reads all for each step, and the others a few hundred.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from companion.expectation_maximization import GaussianMixture, UnconstrainedMix
 from companion.optimization import SGD, Adam
 from companion.training import train
 
-RACE = {"examples": 1000, "components": 5, "starts": 20, "sweep": 4}
+RACE = {"examples": 1000, "components": 5, "starts": 20, "sweep": 8, "further": 1000}
 SPREADS = {"apart": 4.0, "overlapping": 0.8}
 CHECKS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500)
 OPTIMIZERS = {"Adam": Adam, "momentum": partial(SGD, momentum=0.9)}
@@ -33,6 +33,7 @@ RATES = {"Adam": (0.03, 0.1, 0.3, 1.0), "momentum": (0.03, 0.1, 0.3, 1.0, 3.0)}
 PIXELS = {"components": 8, "starts": 3, "batch": 500, "held out": 20_000}
 PIXEL_CHECKS = (1, 2, 3, 5, 7, 10, 15, 20, 30)  # steps of EM, on all pixels
 PIXEL_RATES = {"Adam": (0.01, 0.03, 0.1, 0.3), "momentum": (0.01, 0.03, 0.1, 0.3)}
+FAILED = -1e3  # nats, far below all others
 STEP_CHECKS = (10, 20, 50, 100, 200, 500, 1000, 2000, 4000)  # steps on minibatches
 
 
@@ -113,7 +114,11 @@ def by_gradient(
     def height():
         return free(held_out).mean().item()
 
-    return trace(advance, height, checks)
+    trail = trace(advance, height, checks)
+    with torch.no_grad():
+        W = torch.linalg.inv(free.factors())
+        mixture.set_parameters(free.a.softmax(0), free.means.detach(), W.mT @ W)
+    return trail
 
 
 def by_stepwise_em(
@@ -160,16 +165,26 @@ def survived(run: Callable[[], Trace], checks: tuple[int, ...]) -> Trace:
     """A run, or one that is far below all others if its numbers did not stay finite."""
     try:
         return run()
-    except FloatingPointError:
-        return [(0.0, -1e3)] * len(checks)
+    except (FloatingPointError, ValueError):  # not finite, or a component has collapsed
+        return [(0.0, FAILED)] * len(checks)
+
+
+def gone_on(mixture: GaussianMixture, trail: Trace, X: Tensor) -> float:
+    """Where EM comes to from the end of a run."""
+    if trail[-1][1] == FAILED:
+        return FAILED
+    checks = (RACE["further"],)
+    return survived(lambda: by_em(mixture, X, X, checks), checks)[0][1]
 
 
 def race(spread: float) -> dict:
-    """EM, Adam and momentum from the same starts; the rates were chosen on others."""
+    """EM, Adam and momentum from the same starts; the rates were chosen on others. From where
+    each has ended EM goes on, to tell who was slow from who was elsewhere.
+    """
     X, K = clouds(spread), RACE["components"]
 
-    def descend(name, rate, seed):
-        start = started(X, K, seed)
+    def descend(name, rate, seed, mixture=None):
+        start = mixture or started(X, K, seed)
         return survived(lambda: by_gradient(name, rate, start, repeat((X,)), X), CHECKS)
 
     others = range(100, 100 + RACE["sweep"])
@@ -179,13 +194,18 @@ def race(spread: float) -> dict:
     }
     chosen = {name: best_rate(trails) for name, trails in sweep.items()}
     starts = range(RACE["starts"])
-    runs = {"EM": [by_em(started(X, K, seed), X, X) for seed in starts]}
+    mixtures = {name: [started(X, K, seed) for seed in starts] for name in ("EM", *chosen)}
+    runs = {"EM": [by_em(mixture, X, X) for mixture in mixtures["EM"]]}
     for name, rate in chosen.items():
-        runs[name] = [descend(name, float(rate), seed) for seed in starts]
+        runs[name] = [descend(name, float(rate), 0, mixture) for mixture in mixtures[name]]
+    further = {
+        name: [gone_on(*pair, X) for pair in zip(mixtures[name], runs[name], strict=True)]
+        for name in runs
+    }
     ends = {
         name: {r: [t[-1][1] for t in ts] for r, ts in of.items()} for name, of in sweep.items()
     }
-    return {"sweep": ends, "chosen": chosen, "runs": runs}
+    return {"sweep": ends, "chosen": chosen, "runs": runs, "further": further}
 
 
 def pixels(seed: int = 0) -> tuple[Tensor, Tensor]:
