@@ -295,6 +295,9 @@ def test_a_warm_start_goes_on_where_it_left_off():
     assert parts.means_.equal(whole.means_)
     cold = GaussianMixture(4, **begin, max_iter=6, tol=0.0).fit(X).fit(X)
     assert cold.lower_bounds_ == half
+    done = GaussianMixture(4, **begin, max_iter=500, tol=1e-6, warm_start=True).fit(X)
+    assert done.n_iter_ > 1
+    assert done.fit(X).n_iter_ == 1  # nothing changes any more
 
 
 def test_a_fit_that_ends_too_early_says_so():
