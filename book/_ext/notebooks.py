@@ -33,7 +33,7 @@ INSTALL = """\
 import importlib.util
 
 if importlib.util.find_spec("companion") is None:
-    %pip install --quiet "git+{url}"
+    %pip install --quiet "deep-learning-companion[chapters] @ git+{url}"
 """
 HIDE_SOURCE = {"hide-input", "remove-input", "hide-cell", "remove-cell"}
 HIDE_OUTPUT = {"hide-output", "remove-output", "hide-cell", "remove-cell"}
@@ -126,7 +126,7 @@ def opening(app, docname: str) -> list[NotebookNode]:
     how = (
         "the next cell installs it"
         if url
-        else "install it from a copy of the book with `pip install .`"
+        else "install it from a copy of the book with `pip install .[chapters]`"
     )
     text = (
         f"*A page of the book {book}, made from `{docname}.md`. Run it and change it: what you "
