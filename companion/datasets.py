@@ -426,16 +426,16 @@ class Pairs(NamedTuple):
 
 @checked
 def number_words(
-    source: str = "en", target: str = "de", words: tuple[int, int] = (1, 8)
+    source: str = "en", target: str = "de", words: tuple[int, int] = (1, 6)
 ) -> Pairs:
     """The names of numbers from one to a million in two languages: 5,000 pairs to train on, 500
     to choose on and 1,000 to test on.
 
-    The numbers are different from each other. They are drawn so that each number of digits,
-    from one to six, has the same chance, and taken if they are new and their name has as many
-    words as wanted. In the name of the source language, hyphens and commas are blanks: "two
-    hundred and forty one thousand". The name of the target language is as it is written:
-    "zweihunderteinundvierzigtausend".
+    The numbers are different from each other. Of each, the thousands and the rest are drawn
+    alike: zero in one of four cases, else with one, two or three digits, which is as likely. It
+    is taken if it is new and its name has as many words as wanted. In the name of the source
+    language, hyphens and commas are blanks: "two hundred and forty one thousand". The name of
+    the target language is as it is written: "zweihunderteinundvierzigtausend".
 
     Args:
         source: The language to translate from, by its ISO code, such as ``"en"``, ``"es"``,
@@ -461,15 +461,18 @@ def number_words(
             f"{', '.join(sorted(CONVERTER_CLASSES))}"
         )
     fewest, most = words
-    sizes, draws, pairs = (5_000, 500, 1_000), random.Random(0), {}
+    sizes, draws, pairs, seen = (5_000, 500, 1_000), random.Random(11), {}, {0}
     for _ in range(40 * sum(sizes)):
-        number = int(10 ** (6 * draws.random()))
-        if number not in pairs:
+        high, low = (draws.randrange(4) and int(1000 ** draws.random()) for _ in range(2))
+        if (number := 1000 * high + low) not in seen:
+            seen.add(number)
             name = re.sub("[-, ]+", " ", num2words(number, lang=source))
             if fewest <= name.count(" ") + 1 <= most:
                 pairs[number] = name, num2words(number, lang=target)
         if len(pairs) == sum(sizes):
-            everything = iter(pairs.values())
+            drawn = list(pairs.values())
+            draws.shuffle(drawn)  # small numbers came first
+            everything = iter(drawn)
             return Pairs(*([next(everything) for _ in range(size)] for size in sizes))
     raise ValueError(
         f"there are too few numbers whose name in {source!r} has {fewest} to {most} words: "

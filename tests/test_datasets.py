@@ -606,12 +606,12 @@ def test_number_names_are_right_by_rules_of_our_own_and_no_number_is_twice():
     digits = Counter(len(str(number)) for number in numbers)
     assert digits[1] == 9
     assert digits[2] == 90
-    assert min(digits[4], digits[5]) > 2_000
-    assert digits[6] > 100  # most of those have longer names
+    assert min(digits[3], digits[4], digits[5]) > 500
+    assert digits[6] > 50  # most of those have longer names
 
 
 def test_number_names_have_as_many_words_as_asked_for():
-    for words in [(1, 8), (9, 11)]:
+    for words in [(1, 6), (7, 11)]:
         lengths = {len(name.split()) for part in number_words(words=words) for name, _ in part}
         assert lengths == set(range(words[0], words[1] + 1))
 
@@ -622,7 +622,7 @@ def test_numbers_have_names_in_other_languages_and_are_the_same_numbers_each_tim
     by_name = {german(n, "eins"): n for n in range(1_000_000) if n < 2_000}
     found = dict(pair for part in spanish for pair in part)
     assert found["einundzwanzig"] == "veintiuno"
-    assert len(by_name.keys() & found.keys()) > 1_000
+    assert len(by_name.keys() & found.keys()) > 500
 
 
 @pytest.mark.parametrize(
