@@ -18,6 +18,7 @@ MODULES = (  # in the order of the chapters
     "recurrence",
     "language_models",
     "lstm",
+    "translation",
     "speech",
     "expectation_maximization",
     "mixture_of_experts",

@@ -15,10 +15,12 @@ attention-based neural machine translation", *EMNLP* (2015).
 """
 
 import heapq
+import json
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import as_file, files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +56,7 @@ __all__ = [
     "dot_product_attention",
     "fit_translator",
     "greedy",
+    "pretrained_translator",
     "word_vocabulary",
 ]
 
@@ -295,7 +298,8 @@ class SimilarLengths:
         for batch in torch.randperm(len(self), generator=self.generator).tolist():
             start = batch * self.batch_size
             pairs = [self.pairs[n] for n in order[start : start + self.batch_size]]
-            yield tuple(pad_sequence(side, batch_first=True) for side in zip(*pairs))  # noqa: B905
+            sides = zip(*pairs, strict=True)
+            yield tuple(pad_sequence(side, batch_first=True) for side in sides)
 
 
 @checked
@@ -982,3 +986,33 @@ def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Bleu
 def _runs(tokens, n):
     """How often each run of n tokens occurs."""
     return Counter(zip(*(tokens[k:] for k in range(n)), strict=False))
+
+
+def pretrained_translator() -> Translator:
+    """A translator from English to German that comes with the companion, and need not be
+    trained.
+
+    It reads and writes pieces of words that :func:`bpe` found, with additive attention between
+    an encoder of 192 LSTM units in each direction and a decoder of 192. It was trained on the
+    first part of :func:`companion.datasets.sentence_pairs`, and has seen neither of the others.
+    ``companion/data/write_translation_model.py`` wrote the file, in half precision.
+
+    Returns:
+        The translator, in evaluation mode and single precision.
+    """
+    from safetensors import safe_open
+
+    file = files("companion") / "data" / "translation_model.safetensors"
+    with as_file(file) as path, safe_open(path, framework="pt") as stored:
+        names = stored.keys()
+        state = {name: stored.get_tensor(name).float() for name in names}
+        parts = json.loads(stored.metadata()["vocabularies"])
+    source, target = (Vocabulary(t, [tuple(pair) for pair in merges]) for t, merges in parts)
+    model = Translator(
+        Encoder(len(source), 128, 192),
+        Decoder(len(target), 128, 192, 384, AdditiveAttention(192, 384, 192)),
+        source,
+        target,
+    )
+    model.load_state_dict(state)
+    return model.eval()

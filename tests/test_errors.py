@@ -685,7 +685,7 @@ TABLE = {
         call(datasets.moons, "noise:2.5 noise:0 seed:-1 seed:0", n=9, noise=0.1, seed=1)
     ],
     "datasets.number_words": lambda: [
-        call(datasets.number_words, source="en", target="de", words=(1, 8))
+        call(datasets.number_words, source="en", target="de", words=(1, 6))
     ],
     "datasets.python_documentation": lambda: [
         call(datasets.python_documentation, "file:word", file=None)
@@ -1878,6 +1878,7 @@ ANYTHING = {
     "speech.Batch",
     "training.History",
     "translation.Bleu",
+    "translation.pretrained_translator",
 }
 
 

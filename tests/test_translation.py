@@ -1,22 +1,31 @@
+import json
 import math
 import random
 import re
 from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import pytest
 import sacrebleu
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from companion import translation
 from companion.backpropagation import gradient_check
+from companion.data import write_translation_model as script
+from companion.data import write_translation_trials as trials
 from companion.datasets import sentence_pairs
+from companion.layers import count_parameters
 from companion.optimization import Adam
+from companion.training import History
 from companion.translation import (
     BEGIN,
     END,
@@ -35,6 +44,7 @@ from companion.translation import (
     dot_product_attention,
     fit_translator,
     greedy,
+    pretrained_translator,
     word_vocabulary,
 )
 
@@ -670,3 +680,92 @@ def test_bleu_refuses_texts_without_a_translation():
 def test_counts_of_runs_are_right_for_texts_shorter_than_the_run():
     assert bleu(["a"], [["a"]]).precisions == [100, 0, 0, 0]
     assert Counter(bleu(["a b"], [["b a"]]).precisions) == Counter([100, 0, 0, 0])
+
+
+# what is shipped
+
+DATA = Path(translation.__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return pretrained_translator()
+
+
+def parted(text):
+    return " ".join(token.strip() for token in word_vocabulary([]).split(text))
+
+
+def test_the_shipped_translator_is_small_and_of_the_script(shipped):
+    path = DATA / "translation_model.safetensors"
+    assert path.stat().st_size < 5e6
+    with safe_open(path, "pt") as stored:
+        about = stored.metadata()
+    assert "Apache License 2.0" in about["licence"]
+    english, german = script.vocabularies()
+    assert english.tokens == shipped.source.tokens
+    assert german.merges == shipped.target.merges
+    fresh = script.untrained(english, german).state_dict()
+    assert {n: x.shape for n, x in fresh.items()} == {
+        n: x.shape for n, x in shipped.state_dict().items()
+    }
+    assert not shipped.training
+    validation = sentence_pairs(words=(1, 12)).validation
+    losses = json.loads(about["validation_loss"])
+    assert len(losses) == script.EPOCHS
+    optimizer = torch.optim.SGD(shipped.parameters(), lr=1e-12)
+    history = fit_translator(
+        shipped, optimizer, validation[:1], validation=validation, progress=False
+    )
+    assert history.validation_loss[0] == pytest.approx(losses[-1], abs=0.002)
+
+
+def test_the_shipped_translator_scores_what_the_chapter_says(shipped):
+    test = sentence_pairs().test[::3]
+    said = [parted(text) for text in shipped.translate([english for english, _ in test])]
+    assert 20 < bleu(said, [[parted(german) for _, german in test]]).score < 30
+    assert shipped.translate(["Select the apps you want to track"]) == [
+        "Wähle die Apps aus, die du verfolgen möchtest"
+    ]
+
+
+def test_the_script_of_the_translator_writes_what_is_loaded(tmp_path, monkeypatch, shipped):
+    def trained(checkpoint):
+        return shipped, History([1.0], [2.0], validation_loss=[0.5])
+
+    monkeypatch.setattr(script, "trained", trained)
+    script.write(tmp_path / "translation_model.safetensors")
+    written, stored = (
+        load_file(folder / "translation_model.safetensors") for folder in (tmp_path, DATA)
+    )
+    assert all(torch.equal(written[name], stored[name]) for name in stored)
+
+
+def test_every_trial_is_as_large_as_the_whole_and_lacks_what_it_says():
+    words = twelve()
+    sizes = {
+        name: count_parameters(trials.model_of(name, words, words, 64))
+        for name in trials.TRIALS
+    }
+    assert max(sizes.values()) < 1.02 * min(sizes.values())
+    for name, (direction, attention, _) in trials.TRIALS.items():
+        model = trials.model_of(name, words, words, 16)
+        assert model.encoder.recurrent.bidirectional == (direction == "both")
+        assert (model.decoder.attention is not None) == attention
+    assert trials.turned("a b c", "backward") == "c b a"
+    assert trials.turned("a b c", "forward") == "a b c"
+
+
+def test_without_a_teacher_the_decoder_reads_what_it_wrote():
+    model, source = sharp(model_of()), torch.tensor([[2, 5, 6, 3]])
+    written, _ = greedy(model, source, longest=5)
+    own = torch.cat([torch.tensor([[BEGIN]]), written], dim=1)
+    losses = [trials.loss_of(model, source, own, taught).item() for taught in (True, False)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    other = own.clone()
+    other[0, 1] = 4 + (own[0, 1] == 4)
+    losses = [
+        trials.loss_of(model, source, other, teacher=teacher).item()
+        for teacher in (True, False)
+    ]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-6)
