@@ -172,6 +172,7 @@ class GaussianMixture:
             components.
 
         Raises:
+            TypeError: If the examples have another type of number than the parameters.
             ValueError: If the mixture has no parameters yet, or another number of features.
         """
         _check_fitted(self, "means_", X)
@@ -259,6 +260,7 @@ class GaussianMixture:
             One number for each example.
 
         Raises:
+            TypeError: If the examples have another type of number than the parameters.
             ValueError: If the mixture is not fitted, or has another number of features.
         """
         return self.e_step(X)[0]
@@ -274,6 +276,7 @@ class GaussianMixture:
             The mean.
 
         Raises:
+            TypeError: If the examples have another type of number than the parameters.
             ValueError: If the mixture is not fitted, or has another number of features.
         """
         return self.score_samples(X).mean().item()
@@ -291,6 +294,7 @@ class GaussianMixture:
             For each example numbers that sum to one.
 
         Raises:
+            TypeError: If the examples have another type of number than the parameters.
             ValueError: If the mixture is not fitted, or has another number of features.
         """
         return self.e_step(X)[1]
@@ -306,6 +310,7 @@ class GaussianMixture:
             Numbers of components.
 
         Raises:
+            TypeError: If the examples have another type of number than the parameters.
             ValueError: If the mixture is not fitted, or has another number of features.
         """
         return self.predict_proba(X).argmax(1)
@@ -371,6 +376,7 @@ class GaussianMixture:
             The criterion.
 
         Raises:
+            TypeError: If the examples have another type of number than the parameters.
             ValueError: If the mixture is not fitted, or has another number of features.
         """
         return -2 * len(X) * self.score(X) + 2 * self._parameters()
@@ -387,6 +393,7 @@ class GaussianMixture:
             The criterion.
 
         Raises:
+            TypeError: If the examples have another type of number than the parameters.
             ValueError: If the mixture is not fitted, or has another number of features.
         """
         return -2 * len(X) * self.score(X) + self._parameters() * math.log(len(X))
@@ -603,6 +610,7 @@ class KMeans:
             Numbers of clusters.
 
         Raises:
+            TypeError: If the examples have another type of number than the centres.
             ValueError: If nothing is fitted, or with another number of features.
         """
         _check_fitted(self, "cluster_centers_", X)
@@ -636,6 +644,7 @@ class KMeans:
             Distances, in the data's unit.
 
         Raises:
+            TypeError: If the examples have another type of number than the centres.
             ValueError: If nothing is fitted, or with another number of features.
         """
         _check_fitted(self, "cluster_centers_", X)
@@ -652,6 +661,7 @@ class KMeans:
             A number that is higher for better clusters.
 
         Raises:
+            TypeError: If the examples have another type of number than the centres.
             ValueError: If nothing is fitted, or with another number of features.
         """
         _check_fitted(self, "cluster_centers_", X)

@@ -473,6 +473,9 @@ def test_k_means_plus_plus_takes_the_best_of_its_trials():
 
     one, many = (np.mean([cost(trials) for _ in range(40)]) for trials in (1, 8))
     assert many < 0.9 * one
+    for seed in range(5):  # two and the logarithm of five
+        by_default = kmeans_plus_plus(X, 5, random_state=seed)[1]
+        assert by_default.equal(kmeans_plus_plus(X, 5, random_state=seed, n_local_trials=3)[1])
     same = torch.zeros(6, 2)
     assert kmeans_plus_plus(same, 3)[0].equal(torch.zeros(3, 2))  # nothing is far: no matter
 
