@@ -1,4 +1,6 @@
+import json
 import math
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from sklearn.discriminant_analysis import (
 from torch import nn
 
 from companion.backpropagation import gradient_check
+from companion.data import write_semi_supervised_trials as trials
 from companion.datasets import digits, docstrings
 from companion.expectation_maximization import GaussianMixture
 from companion.layers import MLP, Linear, cross_entropy
@@ -619,3 +622,30 @@ def test_m2_learns_digits_from_few_labels(pictures):
     )
     assert history.loss[-1] < history.loss[0] - 20
     assert accuracy(m2(x[~known]), y[~known]) > 0.8  # 0.85
+
+
+# What was shipped
+
+
+def test_shipped_trials_are_those_of_the_script_that_is_shipped_with_them():
+    shipped = json.loads(
+        files("companion").joinpath("data/semi_supervised_trials.json").read_text("utf-8")
+    )
+    assert shipped["settings"] == trials.SETTINGS
+    assert {
+        name: {method: [options for options, _ in tried] for method, tried in methods.items()}
+        for name, methods in shipped["tried"].items()
+    } == {
+        name: {method: candidates[name] for method, candidates in trials.SWEEP.items()}
+        for name in trials.NAMES
+    }
+    again = [
+        *(("digits", method, 100) for method in ("labels only", "EM", "self-training")),
+        *(("digits", method, 300) for method in ("network", "network, pseudo-labels", "M2")),
+        *(("docstrings", method, 30) for method in ("labels only", "EM", "self-training")),
+    ]
+    for name, method, labels in again:
+        found = trials.trial(name, method, labels, shipped["chosen"][name][method], 3)
+        expected = shipped["accuracy"][name][method][str(labels)][3]
+        # networks drift with the machine, docstrings with the version of Python
+        assert abs(found - expected) < (0.03 if name == "digits" else 0.1), (name, method)
