@@ -415,7 +415,10 @@ class CTC(torch.autograd.Function):
         # read backwards, the way to the end is a way from the beginning: one batch for both
         s_back = (places[:, None] - 1 - s).clamp(min=0)  # (N, places)
         t_back = (frames - 1 - t).clamp(min=0)[..., None].expand(T, N, len(s))
-        back = lambda x: x.gather(0, t_back).gather(2, s_back.expand(T, N, len(s)))  # noqa: E731
+
+        def back(x):
+            return x.gather(0, t_back).gather(2, s_back.expand_as(x))
+
         y = log_probs.gather(2, path.expand(T, N, len(s)))  # (time, N, places), log
         both_ways = torch.cat([path, path.gather(1, s_back)])
         arriving, to_come = _ways(torch.cat([y, back(y)], dim=1), both_ways, blank).chunk(2, 1)
@@ -845,6 +848,7 @@ def transcribe(
     return heard
 
 
+@checked
 def pretrained_recognizer(noise: bool = False) -> Recognizer:
     """A recogniser of spoken digits that comes with the companion, and need not be trained.
 
