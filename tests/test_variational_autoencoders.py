@@ -385,6 +385,11 @@ def test_em_never_falls_and_arrives_at_the_closed_form(seed):
     close(model.weight_ @ model.weight_.T, exact.weight_ @ exact.weight_.T, 1e-4, 1e-4)
 
 
+def test_em_ends_with_the_first_step_that_adds_less_than_the_tolerance():
+    gains = torch.tensor(ProbabilisticPCA(2).fit_em(pca_data(), tol=1e-4)).diff()
+    assert gains[-1] < 1e-4 <= gains[:-1].min()
+
+
 def test_em_takes_the_steps_that_the_equations_say():
     x = pca_data()
     model = ProbabilisticPCA(2)
@@ -572,6 +577,8 @@ def test_em_for_a_mixture_of_bernoullis_climbs_and_is_a_distribution(monkeypatch
         mixture = trials.BernoulliMixture(4, x)
         scores.append(mixture.score(x))
     assert scores == sorted(scores)
+    one = trials.BernoulliMixture(1, x)
+    torch.testing.assert_close(one.p, (x.sum(0)[None] + 0.1) / 200.2)
     pictures = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6)
     assert mixture.log_joint(pictures).logsumexp(1).exp().sum().item() == pytest.approx(1)
     judge = dist.Bernoulli(mixture.p).log_prob(x[:, None]).sum(2) + mixture.pi.log()
