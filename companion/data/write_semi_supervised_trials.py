@@ -1,7 +1,7 @@
 """Write ``semi_supervised_trials.json``: how right classifiers are on ``digits`` and on
 ``docstrings`` with 10 to 1,000 labels, with and without the examples that have none.
 
-Run ``python companion/data/write_semi_supervised_trials.py``; it takes six minutes of one
+Run ``python companion/data/write_semi_supervised_trials.py``; it takes seven minutes of one
 core. The chapter *Semi-supervised learning* explains the methods, draws the result, and runs
 some of them again.
 
@@ -14,6 +14,7 @@ numbers of labels then use the same. What was tried is written too.
 import argparse
 import copy
 import json
+import math
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
@@ -48,7 +49,7 @@ SETTINGS = {
     "hidden": 50,
     "code": 5,
     "batch_size": 64,
-    "epochs": {"digits": 12, "docstrings": 6},
+    "steps": {"digits": 200, "docstrings": 140},
     "iterations": 50,
 }
 METHODS = ("labels only", "EM", "self-training", "network", "network, pseudo-labels", "M2")
@@ -128,6 +129,7 @@ def fitted(
         model = m2(name, classifier)
         losses = [partial(model.loss, labelled_share=labels / len(x), **options)] * 2
     optimizer = Adam(model.parameters(), lr=lr)
+    minibatches = math.ceil((len(x) - labels) / SETTINGS["batch_size"])  # of the unlabelled
     for loss in losses:  # pseudo-labels begin when half of the time is over
         fit_semi_supervised(
             model,
@@ -135,7 +137,7 @@ def fitted(
             loss,
             (x[known], few[known]),
             x[~known],
-            epochs=SETTINGS["epochs"][name] // 2,
+            epochs=math.ceil(SETTINGS["steps"][name] / 2 / minibatches),
             batch_size=SETTINGS["batch_size"],
             progress=False,
         )
