@@ -57,8 +57,8 @@ def weighted_least_squares(
               = \sum_n r_n \tilde x_n y_n^\top .
 
     It is the plain least-squares solution for :math:`\sqrt{r_n}\, \tilde x_n` and
-    :math:`\sqrt{r_n}\, y_n`, found without squaring the condition number. Source: any book on
-    linear regression; as an M-step, Jordan and Jacobs (1994).
+    :math:`\sqrt{r_n}\, y_n`, found by their pseudo-inverse, without squaring the condition
+    number. Source: any book on linear regression; as an M-step, Jordan and Jacobs (1994).
 
     Args:
         x: Inputs.
@@ -67,14 +67,14 @@ def weighted_least_squares(
 
     Returns:
         :math:`\hat W`, the biases in its last column. Where there are several (fewer weighted
-        examples than columns), that of the smallest entries, if the tensors are on a CPU.
+        examples than columns, or a column of zeros), the shortest.
 
     Raises:
         ValueError: If there are no examples, or their numbers differ.
     """
     _check_examples(x, y=y, weight=weight)
     root = weight.sqrt()[:, None]
-    return torch.linalg.lstsq(root * _with_one(x), root * y).solution.T
+    return (torch.linalg.pinv(root * _with_one(x)) @ (root * y)).T
 
 
 @checked
@@ -135,10 +135,10 @@ def irls(
         px = (p[:, :, None] * x[:, None, :]).flatten(1)  # (examples, (classes − 1) columns)
         blocks = torch.einsum("nk,ni,nj->kij", weight[:, None] * p, x, x)
         hessian = torch.block_diag(*blocks) - px.T @ (weight[:, None] * px)
-        gradient = ((p - target[:, :-1]) * weight[:, None]).T @ x
+        gradient = (((p - target[:, :-1]) * weight[:, None]).T @ x).flatten()
         step = torch.zeros_like(W)
-        step[:-1] = -torch.linalg.lstsq(hessian, gradient.reshape(-1, 1)).solution.view_as(
-            gradient
+        step[:-1] = -(torch.linalg.pinv(hessian, hermitian=True) @ gradient).view(
+            -1, x.shape[1]
         )
         W = _halved_until_no_worse(cost, W, step)
     return W

@@ -1,4 +1,6 @@
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +10,15 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from torch import nn
-from torch.distributions import Categorical, MixtureSameFamily, Normal
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 from torch.nn.functional import cross_entropy, one_hot
 from torch.testing import assert_close
 
 from companion.backpropagation import gradient_check
+from companion.data import write_expert_trials as trials
+from companion.datasets import fashion_mnist
+from companion.expectation_maximization import GaussianMixture
+from companion.layers import count_parameters
 from companion.mixture_of_experts import (
     MixtureOfExperts,
     SparseMixtureOfExperts,
@@ -368,6 +374,56 @@ def test_one_expert_is_logistic_regression():
     assert_close(model(x), judged, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:EM has not converged")
+@pytest.mark.parametrize("components", [1, 3])
+def test_a_gate_that_sees_nothing_is_the_gaussian_mixture_of_chapter_12(components):
+    y, x = normal(80, 2), torch.zeros(80, 1, dtype=torch.float64)
+    y[:30] += 3
+    weights, means = probabilities(components, seed=1), normal(components, 2, seed=2)
+    variances = normal(components, seed=3).exp()
+    model = model_of(1, 2, components)
+    model.gate.layers[0].bias.data = weights.log()
+    for expert, mean in zip(model.experts, means, strict=True):
+        expert.layers[0].bias.data = mean.clone()
+    model.log_variance.data = variances.log()
+    judge = GaussianMixture(
+        components,
+        covariance_type="spherical",
+        weights_init=weights,
+        means_init=means,
+        precisions_init=1 / model.variance.detach(),
+        reg_covar=0.0,
+        tol=0.0,
+        max_iter=15,
+    ).fit(y)
+    history = model.fit_em(x, y, max_iter=15, tol=-math.inf, inner=12)
+    np.testing.assert_allclose([-loss for loss in history.loss], judge.lower_bounds_, rtol=1e-9)
+    assert_close(model.outputs(x)[0], judge.means_, **EXACT)
+    assert_close(model.variance, judge.covariances_, **EXACT)
+    assert_close(model.log_gate(x)[0].exp(), judge.weights_, **EXACT)
+    assert_close(model.responsibilities(x, y), judge.predict_proba(y), rtol=1e-7, atol=1e-9)
+
+
+def test_the_conditional_of_a_tied_gaussian_mixture_is_a_mixture_of_linear_experts():
+    weights, means = probabilities(3), normal(3, 3, seed=1)
+    root = normal(3, 3, seed=2)
+    cov = root @ root.T + torch.eye(3).double()
+    model, (x, y) = model_of(2, 1, 3), data_of("regression", outputs=1)
+    slope = torch.linalg.solve(cov[:2, :2], cov[:2, 2])
+    logits = torch.linalg.solve(cov[:2, :2], means[:, :2].T).T
+    model.gate.layers[0].weight.data = logits
+    model.gate.layers[0].bias.data = weights.log() - 0.5 * (logits * means[:, :2]).sum(dim=1)
+    for expert, mean in zip(model.experts, means, strict=True):
+        expert.layers[0].weight.data = slope[None]
+        expert.layers[0].bias.data = (mean[2] - slope @ mean[:2])[None]
+    left = cov[2, 2] - slope @ cov[:2, 2] - model.min_variance
+    model.log_variance.data.fill_(left.log())
+    joint = MultivariateNormal(means, cov).log_prob(torch.cat([x, y], dim=1)[:, None])
+    marginal = MultivariateNormal(means[:, :2], cov[:2, :2]).log_prob(x[:, None])
+    expected = [(term + weights.log()).logsumexp(dim=1) for term in (joint, marginal)]
+    assert_close(-model.loss(x, y), (expected[0] - expected[1]).mean(), **EXACT)
+
+
 def test_experts_that_are_the_same_stay_the_same():
     model, (x, y) = model_of(2, 3, 2), data_of("regression")
     model.experts[1].load_state_dict(model.experts[0].state_dict())
@@ -389,7 +445,7 @@ def test_an_expert_that_passes_through_its_points_keeps_the_smallest_variance():
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_an_expert_that_nobody_asks_stays_as_it_is_and_a_hardly_asked_one_does_not(task):
     x, y = data_of(task)
-    r = torch.tensor([1.0, 0.0, 1e-200], dtype=torch.float64).expand(40, 3)
+    r = torch.tensor([1.0, 0.0, 1e-310], dtype=torch.float64).expand(40, 3)
     model = model_of(2, 3, 3, task=task)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.m_step(x, y, r, inner=12)
@@ -569,3 +625,80 @@ ONES = torch.ones(5, dtype=torch.float64)
 def test_a_mistake_is_explained(mistake, words):
     with pytest.raises(ValueError, match=words):
         mistake()
+
+
+# What the trials were made of
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return json.loads(Path(trials.__file__).with_name("expert_trials.json").read_text("utf-8"))
+
+
+def test_the_planes_are_what_they_are_said_to_be():
+    x, y, k = trials.six_planes()
+    again = trials.six_planes(seed=1)[0]
+    assert x.shape == (600, 2)
+    assert (x != again).all()
+    assert x.abs().max() < 1
+    for plane in range(6):
+        mine = k == plane
+        W = np.linalg.lstsq(with_one(x[mine]).numpy(), y[mine].numpy(), rcond=None)
+        assert math.sqrt(W[1].item() / (mine.sum() - 3)) == pytest.approx(0.2, rel=0.3)
+
+
+def test_a_picture_is_turned_by_its_number():
+    for part, plain in zip(trials.turned_clothes(), fashion_mnist(), strict=True):
+        assert part.turn.bincount().min() > 0.2 * len(part.turn)
+        for n in (0, 7):
+            small = plain.x[n, 0].reshape(14, 2, 14, 2).mean(dim=(1, 3))
+            back = torch.rot90(part.x[n].reshape(14, 14), -part.turn[n].item())
+            assert_close(back, small)
+            assert part.y[n] == plain.y[n]
+
+
+def test_the_rivals_have_as_many_parameters_as_is_said():
+    experts = trials.four_experts()
+    one = count_parameters(experts.gate) + count_parameters(experts.experts[0])
+    assert count_parameters(trials.one_network(trials.SAME_PARAMETERS)) == pytest.approx(
+        count_parameters(experts), rel=0.005
+    )
+    assert count_parameters(trials.one_network(trials.SAME_COMPUTE)) == pytest.approx(
+        one, rel=0.02
+    )
+
+
+def test_the_watch_has_the_lowest_loss_until_each_moment():
+    model, (x, y) = model_of(2, 3, 2), data_of("regression")
+    watch = trials.Watch(model, x, y)
+    watch.curve = [(0.0, 3.0), (0.01, 2.0), (0.5, 4.0), (0.9, math.nan), (0.95, 1.0)]
+    at = dict(zip(trials.MOMENTS, watch.at_moments(), strict=True))
+    assert at[trials.MOMENTS[0]] == 3
+    assert {loss for moment, loss in at.items() if 0.01 < moment < 0.95} == {2}
+    assert at[trials.MOMENTS[-1]] == 1
+    assert not trials.Watch(model, x, y)()
+
+
+def test_information_about_a_number_that_is_known_is_two_bits_and_about_another_none():
+    turn = torch.arange(400) % 4
+    assert trials.bits_about(turn, (turn + 1) % 4) == pytest.approx(2)
+    assert trials.bits_about(turn, torch.arange(400) // 4 % 4) == pytest.approx(0, abs=1e-12)
+    assert trials.bits_about(turn, turn // 2) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_em_ends_where_the_shipped_race_says(shipped, start):
+    x, y, _ = trials.six_planes()
+    torch.manual_seed(start)
+    model = MixtureOfExperts(2, 1, 6).double()
+    model.fit_em(x, y, max_iter=300, tol=1e-7)
+    assert model.loss(x, y).item() == pytest.approx(
+        shipped["race"]["EM"]["losses"][start][-1], abs=2e-3
+    )
+
+
+def test_a_run_of_the_shipped_clothes_comes_out_the_same(shipped):
+    runs = shipped["clothes"]["same compute"]["0.01"][0]
+    assert trials.judged(trials.dress("same compute", 0.01))["test"] == pytest.approx(
+        runs["test"], abs=0.02
+    )
