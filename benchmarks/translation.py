@@ -22,9 +22,14 @@ def rows() -> Iterator[Row]:
     leaves = [x.requires_grad_() for x in (q, k, v)]
     yield Row(
         "attention, batch 32, 32 × 32, 128, with a mask, forward and backward",
-        forward_backward(lambda: dot_product_attention(q, k, v, mask)[0], leaves, upstream),
         forward_backward(
-            lambda: scaled_dot_product_attention(q, k, v, mask[:, None], scale=1.0),
+            lambda: dot_product_attention(q, k, v, mask, 128**-0.5)[0], leaves, upstream
+        ),
+        forward_backward(
+            # with a dimension for heads, for which it has its fast kernel
+            lambda: scaled_dot_product_attention(
+                *(x[:, None] for x in (q, k, v, mask[:, None]))
+            )[:, 0],
             leaves,
             upstream,
         ),
