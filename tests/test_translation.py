@@ -769,3 +769,30 @@ def test_without_a_teacher_the_decoder_reads_what_it_wrote():
         for teacher in (True, False)
     ]
     assert losses[0] != pytest.approx(losses[1], rel=1e-6)
+
+
+def test_a_stored_trial_begins_as_it_does_now():
+    stored = json.loads((DATA / "translation_trials.json").read_text(encoding="utf-8"))
+    assert stored["numbers"].keys() == trials.TRIALS.keys()
+    assert stored["sentences"].keys() == set(trials.SENTENCE_TRIALS)
+    _, history = trials.trained("forward", "numbers", seed=1, epochs=1)
+    before = stored["numbers"]["forward"][1]["loss of first epoch"]
+    assert sum(history.loss) / len(history.loss) == pytest.approx(before, abs=0.02)
+
+
+def test_an_interrupted_script_of_trials_goes_on(tmp_path, monkeypatch):
+    stored = json.loads((DATA / "translation_trials.json").read_text(encoding="utf-8"))
+    last = stored["sentences"]["both"].pop()
+    (tmp_path / "trials.json").write_text(json.dumps(stored), encoding="utf-8")
+    asked = []
+
+    def trained(*trial):
+        asked.append(trial)
+        return None, History([last["loss of first epoch"]], steps_per_epoch=1)
+
+    monkeypatch.setattr(trials, "trained", trained)
+    monkeypatch.setattr(trials, "scores", lambda model: {**last})
+    trials.write(tmp_path / "trials.json")
+    assert asked == [("both", "sentences", 2)]
+    written = (tmp_path / "trials.json").read_text(encoding="utf-8")
+    assert written == (DATA / "translation_trials.json").read_text(encoding="utf-8")
