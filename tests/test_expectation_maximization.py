@@ -1,6 +1,7 @@
 import json
 import math
 import warnings
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -546,12 +547,13 @@ def test_the_shipped_runs_on_minibatches_are_the_scripts():
     def begin():
         return trials.started(X, trials.PIXELS["components"], 1), trials.minibatches(X, 1)
 
-    traces = {
-        "EM": trials.by_em(begin()[0], X, held_out, (1,)),
-        "stepwise EM": trials.by_stepwise_em(*begin(), held_out, first),
-    }
-    for name, rate in shipped["chosen"].items():
-        traces[name] = trials.by_gradient(name, float(rate), *begin(), held_out, first)
+    traces = {"EM": trials.by_em(begin()[0], X, held_out, (1,))}
+    for name, choice in shipped["chosen"].items():
+        gradient = partial(trials.by_gradient, name)
+        by = trials.by_stepwise_em if name == "stepwise EM" else gradient
+        traces[name] = by(float(choice), *begin(), held_out, first)
+    for name, sweep in shipped["sweep"].items():
+        assert list(sweep) == [str(choice) for choice in trials.PIXEL_CHOICES[name]]
     assert traces.keys() == shipped["runs"].keys()
     for name, trail in traces.items():
         heights = [height for _, height in shipped["runs"][name][1][: len(trail)]]
