@@ -166,8 +166,9 @@ class GenerativeClassifier:
             The model itself.
 
         Raises:
-            ValueError: If a class has no labelled example, or fewer than components, or if an
-                example is none that the model can have drawn.
+            ValueError: If a class has no labelled example, or fewer than components, if a warm
+                start meets a further class, or if an example is none that the model can have
+                drawn.
         """
         if y.numel() and y.min() < UNLABELLED:
             raise ValueError(
@@ -209,6 +210,11 @@ class GenerativeClassifier:
 
     def _possible(self, joint, y):
         """The joint with zero probability where a label says so."""
+        classes = joint.shape[1] // self.components_per_class
+        if (y >= classes).any():  # only a warm start has not seen them
+            raise ValueError(
+                f"labels must lie below {classes}, those of the first fit, got {y.max()}"
+            )
         label = torch.arange(joint.shape[1]).to(y) // self.components_per_class
         return joint.masked_fill((y[:, None] != label) & (y[:, None] != UNLABELLED), -math.inf)
 

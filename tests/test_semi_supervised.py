@@ -182,6 +182,13 @@ def test_naive_bayes_without_labels_is_em_for_a_mixture_of_multinomials():
     torch.testing.assert_close(model.feature_log_prob_.exp(), theta, rtol=1e-6, atol=1e-9)
 
 
+def test_a_warm_start_refuses_a_class_that_it_has_not_met():
+    x, y = counts()
+    model = MultinomialNB(warm_start=True).fit(x, y)
+    with pytest.raises(ValueError, match=r"labels must lie below 3, .* got 4"):
+        model.fit(x, y + 2)
+
+
 # Between the two
 
 
