@@ -37,7 +37,7 @@ class GaussianMixture:
 
     .. math:: p(x \mid \theta) = \sum_{k=1}^K \pi_k\, \mathcal N(x \mid \mu_k, \Sigma_k)
 
-    Interchangeable with :class:`sklearn.mixture.GaussianMixture`, given and giving tensors; of
+    Interchangeable with ``sklearn.mixture.GaussianMixture``, given and giving tensors; of
     its arguments ``verbose`` and ``verbose_interval`` are left out. From one start both do the
     same steps. One thing differs: a component without examples goes where the whole data are,
     wherever that is, and there to the origin.
@@ -515,7 +515,7 @@ class KMeans:
 
     This is EM for spherical Gaussians of equal weight and one variance, in the limit in which
     the variance goes to zero: the responsibilities become zero and one. Interchangeable with
-    :class:`sklearn.cluster.KMeans`, given and giving tensors; of its arguments ``verbose``,
+    ``sklearn.cluster.KMeans``, given and giving tensors; of its arguments ``verbose``,
     ``copy_x`` and ``algorithm`` are left out.
 
     Args:

@@ -326,7 +326,7 @@ class MultinomialNB(GenerativeClassifier):
         x_{nv})}, \qquad
         \pi_k = \frac{\sum_n r_{nk}}{\sum_n \sum_j r_{nj}}
 
-    With labels alone it is :class:`sklearn.naive_bayes.MultinomialNB`, given and giving
+    With labels alone it is ``sklearn.naive_bayes.MultinomialNB``, given and giving
     tensors; of its arguments ``fit_prior`` and ``class_prior`` are left out. The smoothing
     :math:`\alpha` is a prior :math:`p(\theta) \propto \prod_{kw} \theta_{kw}^\alpha`.
 
@@ -506,7 +506,7 @@ class SelfTrainingClassifier:
     of zero it takes one round, which is the first iteration of hard EM; hard EM goes on and
     asks again about every example.
 
-    Interchangeable with :class:`sklearn.semi_supervised.SelfTrainingClassifier`, given and
+    Interchangeable with ``sklearn.semi_supervised.SelfTrainingClassifier``, given and
     giving tensors; of its arguments ``criterion``, ``k_best`` and ``verbose`` are left out.
 
     Args:

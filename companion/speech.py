@@ -358,8 +358,8 @@ def ctc_loss(
         zero_infinity: Take an infinite loss, and its gradient, for zero.
 
     Returns:
-        The loss. It is infinite where no alignment exists: each label needs a frame, and two
-        equal ones in a row need a frame for the blank between them.
+        The loss. It is infinite where no alignment exists, since each label needs a frame, and
+        two equal ones in a row need a frame for the blank between them.
 
     Raises:
         TypeError: If something holds the wrong kind of number.

@@ -60,7 +60,14 @@ __all__ = [
     "word_vocabulary",
 ]
 
-PADDING, UNKNOWN, BEGIN, END = range(4)
+PADDING = 0
+"""The token that fills up the shorter texts of a minibatch."""
+UNKNOWN = 1
+"""The token for what a vocabulary lacks."""
+BEGIN = 2
+"""The token with which every text begins."""
+END = 3
+"""The token with which every text ends."""
 _SPECIAL = ("<padding>", "<unknown>", "<begin>", "<end>")
 
 
@@ -205,8 +212,8 @@ def bpe(texts: Sequence[str], merges: int) -> Vocabulary:
         merges: How many pairs to put together; fewer if all words are whole before.
 
     Returns:
-        The vocabulary: characters, sorted, and then the pieces in the order in which they were
-        made.
+        The vocabulary, which has characters, sorted, and then the pieces in the order in which
+        they were made.
 
     Raises:
         ValueError: If ``merges`` is negative.
